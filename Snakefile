@@ -1,0 +1,7 @@
+include: "workflow/Snakefile"
+
+
+rule archives:
+    default_target: True
+    input:
+        rules.all.input,

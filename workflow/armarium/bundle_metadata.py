@@ -1,0 +1,147 @@
+"""The bundle's metadata.json: what the published network takes and gives. No torch.
+
+From the effective configuration and ``data/dataset.json`` alone: the exported TorchScript carries it.
+"""
+
+from __future__ import annotations
+
+from math import ceil, lcm, prod
+
+from . import layout
+from .configure import read_effective
+from .files import read_json
+
+VERSION = "0.1.0"
+REQUIRES = {"monai": "1.6.1", "torch": "2.13.0", "numpy": "2.4.6", "nibabel": "5.4.2", "pytorch-ignite": "0.5.5"}
+"""What the bundle is tested with. Not what is installed here: a rule without torch writes the same bytes."""
+
+SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+DEFAULT_SIZE = 64
+"""Voxels along an axis where the recipe fixes none."""
+
+
+def _spatial_dims(settings: dict) -> int:
+    """MONAI's networks are 3D unless told otherwise."""
+    return int(settings["model"]["args"].get("spatial_dims", settings["model"]["args"].get("dimensions", 3)))
+
+
+def _per_axis(value: int | list[int], dims: int) -> list[int]:
+    return list(value) if isinstance(value, (list, tuple)) else [value] * dims
+
+
+def _divisor(settings: dict, dims: int) -> list[int]:
+    """What a network's grid is a multiple of: its strides, and the padding that the recipe does for them."""
+    strides = settings["model"]["args"].get("strides", settings["model"]["args"].get("upsample_kernel_size", []))
+    found = [prod(s) for s in zip(*(_per_axis(s, dims) for s in strides), strict=True)] or [1] * dims
+    for transform in settings["validate"]["pre_transforms"]:
+        if transform.get("name") in ("DivisiblePadd", "DivisiblePadD", "DivisiblePadDict"):
+            found = [lcm(a, b) for a, b in zip(found, _per_axis(transform["args"]["k"], dims), strict=True)]
+    return found
+
+
+def _fixed_size(settings: dict, dims: int) -> list[int] | None:
+    """The grid that the inferer's window or else the last sizing transform gives."""
+    window = settings["validate"]["inferer"]["args"].get("roi_size")
+    sizes = [t["args"].get("spatial_size", t["args"].get("roi_size")) for t in settings["validate"]["pre_transforms"]]
+    for size in [window, *reversed(sizes)]:
+        if size is not None and all(n > 0 for n in (size := _per_axis(size, dims))):
+            return size
+    return None
+
+
+def spatial_shape(settings: dict) -> list[int]:
+    """A grid that the network takes, in voxels: the recipe's window or size, else one that its strides divide."""
+    dims = _spatial_dims(settings)
+    size = _fixed_size(settings, dims) or [DEFAULT_SIZE] * dims
+    return [ceil(n / k) * k for n, k in zip(size, _divisor(settings, dims), strict=True)]
+
+
+def _value_range(settings: dict) -> list[float]:
+    """The range that the last intensity transform gives; empty where it is not bounded."""
+    for transform in reversed(settings["validate"]["pre_transforms"]):
+        name, args = transform.get("name", ""), transform["args"]
+        if name == "ScaleIntensityd":
+            return [args.get("minv", 0.0), args.get("maxv", 1.0)]
+        if name.startswith("ScaleIntensityRange") and args.get("clip"):
+            return [args["b_min"], args["b_max"]]
+        if "Intensity" in name:
+            return []
+    return []
+
+
+def _channels(settings: dict, dataset: dict) -> tuple[dict[str, str], dict[str, str]]:
+    """Names of the input channels and of the output channels, by number."""
+    args = settings["model"]["args"]
+    inputs = next((args[k] for k in ("in_channels", "n_input_channels") if k in args), len(dataset["modality"]))
+    outputs = next((args[k] for k in ("out_channels", "num_classes", "n_classes") if k in args), len(dataset["labels"]))
+    name = [{str(i): names.get(str(i), f"{kind} {i}") for i in range(n)} for kind, n, names in (("channel", inputs, dataset["modality"]), ("class", outputs, dataset["labels"]))]
+    return name[0], name[1]
+
+
+def input_shape(archive: str) -> list[int]:
+    """``[1, channels, *grid]`` of the published network's input."""
+    settings, dataset = read_effective(archive, "train"), read_json(layout.dataset_json(archive))
+    return [1, len(_channels(settings, dataset)[0]), *spatial_shape(settings)]
+
+
+def licence_line(archive: str) -> str:
+    """The data's licence in a line: the configuration's, else the dataset list's."""
+    stated = read_effective(archive, "publish")["licence"] or read_json(layout.dataset_json(archive)).get("licence")
+    return str(stated or "not stated")
+
+
+def description(archive: str) -> str:
+    dataset = read_json(layout.dataset_json(archive))
+    return str(read_effective(archive, "publish")["description"] or dataset.get("description") or dataset.get("name") or "No description given.")
+
+
+def metadata(archive: str) -> dict:
+    """``configs/metadata.json``: what the network takes and gives (MONAI's schema of 2024-07-25)."""
+    settings, dataset = read_effective(archive, "train"), read_json(layout.dataset_json(archive))
+    inputs, outputs = _channels(settings, dataset)
+    shape, task = spatial_shape(settings), settings["task"]
+    segmentation = task == "segmentation"
+    image = {
+        "type": "image",
+        "format": "magnitude",
+        "modality": ", ".join(dict.fromkeys(inputs.values())),
+        "num_channels": len(inputs),
+        "spatial_shape": shape,
+        "dtype": "float32",
+        "value_range": _value_range(settings),
+        "is_patch_data": "roi_size" in settings["validate"]["inferer"]["args"],
+        "channel_def": inputs,
+    }
+    pred = {
+        "type": "image" if segmentation else "probabilities",
+        "format": "segmentation" if segmentation else "classes",
+        "num_channels": len(outputs),
+        "spatial_shape": shape if segmentation else [],
+        "dtype": "float32",
+        "value_range": [],
+        "is_patch_data": image["is_patch_data"] and segmentation,
+        "channel_def": outputs,
+    }
+    named = ", ".join(outputs.values())
+    return {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "changelog": {VERSION: "first published model of this archive"},
+        "monai_version": REQUIRES["monai"],
+        "pytorch_version": REQUIRES["torch"],
+        "numpy_version": REQUIRES["numpy"],
+        "required_packages_version": {p: REQUIRES[p] for p in ("nibabel", "pytorch-ignite")},
+        "name": str(dataset.get("name") or task),
+        "task": f"{task}: {named}",
+        "description": description(archive),
+        "authors": "not stated",
+        "copyright": f"Data licence: {licence_line(archive)}. The licence of the weights is in LICENSE.",
+        "data_source": str(dataset.get("reference") or "not stated"),
+        "data_type": "nibabel",
+        "image_classes": image["modality"],
+        "label_classes": named,
+        "pred_classes": named,
+        "intended_use": "Research only; not a medical device.",
+        "references": [str(dataset["reference"])] if dataset.get("reference") else [],
+        "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": pred}},
+    }

@@ -1,0 +1,114 @@
+"""From ``{"name", "args"}`` to an object: only public classes of MONAI, torch and ignite.
+
+A configuration is data. A name is looked up in the modules of its kind; a dotted ``path`` is followed
+only when the user's own config.yaml allows exactly that path.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+from .config import nearest
+from .errors import UserError
+
+MODULES = {
+    "loss": ("monai.losses", "torch.nn"),
+    "optimizer": ("torch.optim", "monai.optimizers"),
+    "lr_scheduler": ("torch.optim.lr_scheduler", "monai.optimizers"),
+    "model": ("monai.networks.nets",),
+    "transform": ("monai.transforms",),
+    "inferer": ("monai.inferers",),
+    "handler": ("monai.handlers", "ignite.handlers"),
+    "metric": ("monai.handlers", "ignite.metrics"),
+}
+"""Where a component of a kind may come from, first match first."""
+
+
+def _public_class(kind: str, name: str, where: str) -> type:
+    candidates: list[str] = []
+    for module_name in MODULES[kind]:
+        module = importlib.import_module(module_name)
+        found = getattr(module, name, None) if name.isidentifier() and not name.startswith("_") else None
+        if inspect.isclass(found) and found.__module__.split(".")[0] in ("monai", "torch", "ignite"):
+            return found
+        candidates += [n for n, v in vars(module).items() if inspect.isclass(v) and not n.startswith("_")]
+    raise UserError(f"{where}: no {kind} '{name}' in {' or '.join(MODULES[kind])}; {_nearest_component(name, candidates)}")
+
+
+def _nearest_component(name: str, candidates: list[str]) -> str:
+    hint = nearest(name, candidates)
+    return hint if hint.startswith("did you mean") else "see MONAI's documentation for the names"
+
+
+def _allowed_class(path: str, allow: Iterable[str], where: str) -> type:
+    if path not in allow:
+        raise UserError(
+            f"{where}: path '{path}' is not allowed; code named by a recipe runs only if config.yaml lists it under the archive's 'allow'"
+        )
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{where}: cannot import '{path}' ({error})") from None
+
+
+def component_class(kind: str, component: dict, allow: Iterable[str], where: str) -> type:
+    """The class that a component names."""
+    if "path" in component and "name" not in component:
+        return _allowed_class(component["path"], allow, where)
+    return _public_class(kind, component["name"], where)
+
+
+def build(kind: str, component: dict, allow: Iterable[str] = (), /, *leading: Any, **extra: Any) -> Any:
+    """Make the object that a component describes.
+
+    Parameters
+    ----------
+    kind:
+        A key of ``MODULES``.
+    component:
+        ``{"name": class}`` or ``{"path": dotted path}``, with ``args``.
+    allow:
+        Dotted paths the user allows.
+    leading, extra:
+        Arguments that the caller adds: parameters for an optimizer, an optimizer for a schedule.
+
+    Raises
+    ------
+    UserError
+        If the name is unknown, the path not allowed, or the arguments do not fit.
+    """
+    name = component.get("name", component.get("path"))
+    where = f"{kind} {name}"
+    cls = component_class(kind, component, allow, where)
+    args = {**component["args"], **extra}
+    try:
+        return cls(*leading, **args)
+    except (TypeError, ValueError, AssertionError, AttributeError, KeyError, NotImplementedError) as error:
+        raise UserError(f"{where}: args {component['args']} do not fit: {error}") from None
+
+
+def substitute_runtime(value: Any, known: dict[str, int]) -> Any:
+    """Replace the variables that only a started training knows, such as ``{iterations}``."""
+    if isinstance(value, dict):
+        return {k: substitute_runtime(v, known) for k, v in value.items()}
+    if isinstance(value, list):
+        return [substitute_runtime(v, known) for v in value]
+    if isinstance(value, str) and value.startswith("{") and value[1:-1] in known:
+        return known[value[1:-1]]
+    return value
+
+
+def build_lr_scheduler(component: dict, optimizer, allow: Iterable[str] = ()):
+    """A learning-rate schedule; ``schedulers`` in its args are built first, for SequentialLR and its like."""
+    args = dict(component["args"])
+    if "schedulers" in args:
+        inner = [build_lr_scheduler({"args": {}, **c}, optimizer, allow) for c in args["schedulers"]]
+        cls = component_class("lr_scheduler", component, allow, "lr_scheduler")
+        rest = {k: v for k, v in args.items() if k != "schedulers"}
+        leading = (optimizer, inner) if "milestones" in rest else (inner,)
+        return cls(*leading, **rest)
+    return build("lr_scheduler", {**component, "args": args}, allow, optimizer)

@@ -1,0 +1,175 @@
+"""config.yaml: read, checked against the schema and completed with its defaults. No torch."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .errors import Problems, UserError
+
+SCHEMAS = Path(__file__).resolve().parent.parent / "schemas"
+
+
+@cache
+def schema(name: str) -> dict:
+    """The schema ``workflow/schemas/<name>.schema.yaml``."""
+    import yaml
+
+    return yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text())
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A hint naming the known words nearest to ``word``, or all of them."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def _resolve(node: dict, root: dict) -> dict:
+    while "$ref" in node:
+        target: Any = root
+        for part in node["$ref"].removeprefix("#/").split("/"):
+            target = target[part]
+        node = target
+    return node
+
+
+def _object_form(node: dict, value: Any, root: dict) -> dict:
+    """Of a ``oneOf`` the form that ``value`` can have."""
+    node = _resolve(node, root)
+    if "oneOf" in node and isinstance(value, dict):
+        return next((_resolve(n, root) for n in node["oneOf"] if n.get("type") == "object"), node)
+    return node
+
+
+def fill_defaults(value: Any, node: dict, root: dict) -> Any:
+    """A copy of ``value`` in which every key that the schema gives a default has a value."""
+    node = _object_form(node, value, root)
+    if not isinstance(value, dict):
+        return copy.deepcopy(value)
+    filled = {}
+    properties = node.get("properties", {})
+    for key, child in properties.items():
+        child = _resolve(child, root)
+        if key in value or "default" in child:
+            filled[key] = fill_defaults(value.get(key, child.get("default")), child, root)
+    others = node.get("additionalProperties")
+    for key in value.keys() - properties.keys():
+        filled[key] = fill_defaults(value[key], others, root) if isinstance(others, dict) else value[key]
+    return filled
+
+
+def _message(error) -> str:
+    where = ".".join(str(p) for p in error.absolute_path) or "top level"
+    if error.validator == "additionalProperties":
+        known = list(error.schema.get("properties", {}))
+        unknown = [k for k in error.instance if k not in known]
+        return "; ".join(f"{where}: unknown key '{k}'; {nearest(k, known)}" for k in unknown)
+    if error.validator == "required":
+        missing = [k for k in error.validator_value if k not in error.instance]
+        return f"{where}: missing key {', '.join(missing)}; {error.schema['properties'][missing[0]].get('description', '')}"
+    if error.validator == "type":
+        wanted = error.validator_value
+        wanted = " or ".join(wanted) if isinstance(wanted, list) else wanted
+        return f"{where}: found {error.instance!r} ({type(error.instance).__name__}), wanted {wanted}"
+    if error.validator == "enum":
+        options = [str(v) for v in error.validator_value]
+        return f"{where}: found {error.instance!r}; {nearest(str(error.instance), options)}"
+    if error.validator == "propertyNames" or "propertyNames" in error.absolute_schema_path:
+        return f"{where}: the name {error.instance!r} does not match {error.validator_value}"
+    return f"{where}: found {error.instance!r}; {error.message}"
+
+
+def _leaves(error) -> Iterator:
+    if not error.context:
+        yield error
+        return
+    deepest = max(error.context, key=lambda e: len(e.absolute_path))
+    objects = [e for e in error.context if e.validator != "type"] or [deepest]
+    for e in objects:
+        yield from _leaves(e)
+
+
+def check(value: dict, name: str, source: str) -> dict:
+    """Check ``value`` against a schema and fill in its defaults.
+
+    Parameters
+    ----------
+    value:
+        What was read.
+    name:
+        Name of the schema: ``config`` or ``recipe``.
+    source:
+        The file it came from, for messages.
+
+    Raises
+    ------
+    Problems
+        With every difference from the schema, unknown keys with the nearest right name.
+    """
+    from jsonschema import Draft202012Validator
+
+    root = schema(name)
+    errors = [leaf for e in Draft202012Validator(root).iter_errors(value) for leaf in _leaves(e)]
+    if errors:
+        raise Problems(source, dict.fromkeys(_message(e) for e in errors))
+    return fill_defaults(value, root, root)
+
+
+def typed(name: str, value: Any, like: Any) -> Any:
+    """``value``, which may be a string from a command line, in the type of the variable ``name``.
+
+    Parameters
+    ----------
+    name:
+        An MMAR variable.
+    value:
+        The value given; strings are read as YAML scalars.
+    like:
+        The variable's present value: the type wanted where the schema knows no better.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read as that type.
+    """
+    import yaml
+
+    wanted = schema("recipe")["properties"].get(name, {}).get("type")
+    if wanted is None:
+        wanted = {bool: "boolean", int: "integer", float: "number", str: "string"}.get(type(like), "any")
+    wanted = [wanted] if isinstance(wanted, str) else wanted
+    if wanted != ["string"] and isinstance(value, str):
+        try:
+            value = float(value) if "number" in wanted else yaml.safe_load(value)
+        except (ValueError, yaml.YAMLError):
+            pass
+    accepted = {
+        "boolean": isinstance(value, bool),
+        "integer": isinstance(value, int) and not isinstance(value, bool),
+        "number": isinstance(value, (int, float)) and not isinstance(value, bool),
+        "string": isinstance(value, str),
+        "null": value is None,
+        "any": True,
+    }
+    if not any(accepted[w] for w in wanted):
+        raise UserError(f"set: {name} is {value!r}; wanted {' or '.join(wanted)}")
+    return value
+
+
+def archive_section(config: dict, name: str) -> dict:
+    """The section of archive ``name`` with the file's global keys laid over it.
+
+    ``n_splits`` asks for k-fold, ``splits`` names a file of given splits.
+    """
+    section = copy.deepcopy(config["archives"][name])
+    if config.get("n_splits") is not None:
+        section["splits"].update(method="kfold", n_splits=config["n_splits"])
+    if config.get("splits") is not None:
+        section["splits"].update(method="file", file=config["splits"])
+    if section["splits"]["method"] == "file" and not section["splits"]["file"]:
+        raise UserError(f"archives.{name}.splits: method is file but file is empty; name the file of splits")
+    return section

@@ -1,0 +1,345 @@
+"""Write an archive's configuration before Snakemake plans. No torch, and not a rule.
+
+Snakemake deletes a rule's outputs before it runs, so a rule cannot leave an unchanged file alone; this
+does. A file is written only when its content changes, and never over a hand edit of a listed archive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import layout, recipe
+from .config import check, fill_defaults, schema
+from .dataset import Dataset, read_dataset
+from .errors import UserError
+from .files import json_text, read_json, write_text
+from .hashing import HashIndex
+from .mmar_configs import derived_configs, environment_defaults
+
+@dataclass(frozen=True)
+class Globals:
+    """What config.yaml and ``--config`` say of every archive."""
+
+    data_root: str | None = None
+    changes: dict = field(default_factory=dict)
+    cache_dir: str = ".cache/armarium"
+    device: str = "auto"
+
+
+@dataclass
+class Configured:
+    """An archive's configuration as planning sees it.
+
+    ``effective`` maps each part of ``layout.EFFECTIVE`` and ``files`` to the text its file has, or would
+    have when nothing may be written (a dry run); ``changed`` names the parts whose file differs.
+    """
+
+    archive: str
+    spec: dict
+    settings: dict
+    data_root: str
+    effective: dict[str, str]
+    changed: set[str]
+
+    @property
+    def split_numbers(self) -> list[int]:
+        splits = self.spec["splits"]
+        if splits["method"] == "kfold":
+            return list(range(splits["n_splits"]))
+        if splits["method"] == "file":
+            return list(range(count_given_splits(json.loads(self.effective["split"])["given"])))
+        return [0]
+
+    @property
+    def task(self) -> str:
+        return self.spec["dataset"]["task"]
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """The selected checkpoints."""
+        return json.loads(self.effective["evaluate"])["checkpoints"]
+
+    @property
+    def groups(self) -> list[str]:
+        """The test groups."""
+        return list(json.loads(self.effective["evaluate"])["groups"])
+
+    @property
+    def published_checkpoint(self) -> str:
+        return published_checkpoint(self.settings)
+
+    def fingerprint(self, product: str, *which: str | int) -> str:
+        """SHA-256 over all the configuration that a product depends on; see :func:`fingerprint`."""
+        return fingerprint(self.effective, product, *which)
+
+
+DEPENDS_ON = {
+    "splits": ("data", "split", "evaluate", "files"),
+    "training": ("data", "split", "train", "files"),
+    "evaluation": ("data", "split", "train", "evaluate", "files"),
+    "export": ("data", "split", "train", "evaluate", "export", "publish", "files"),
+    "published evaluation": ("data", "split", "train", "evaluate", "export", "publish", "files"),
+}
+"""The parts of the effective configuration that decide each costly product."""
+
+
+def fingerprint(effective: dict[str, str], product: str, *which: str | int) -> str:
+    """SHA-256 over the configuration that decides a product, by content.
+
+    What it leaves out, torch's version and the CPU, is recorded in the product itself.
+
+    Parameters
+    ----------
+    effective:
+        Text of each part.
+    product:
+        A key of ``DEPENDS_ON``.
+    which:
+        The split, the group: what tells products of a kind apart.
+    """
+    parts = [effective[p] for p in DEPENDS_ON[product]]
+    return hashlib.sha256("\0".join([product, *parts, *map(str, which)]).encode()).hexdigest()
+
+
+def fingerprint_on_disk(archive: str, product: str, *which: str | int) -> str:
+    """The same from the files that planning wrote."""
+    texts = {p: Path(layout.effective(archive, p)).read_text() for p in DEPENDS_ON[product]}
+    return fingerprint(texts, product, *which)
+
+
+def published_checkpoint(settings: dict) -> str:
+    """The checkpoint that models/model.pt is: the best by the key metric."""
+    return f"best-{settings['validate']['metrics'][0]['label']}"
+
+
+def count_given_splits(given: dict | list) -> int:
+    """Number of splits in a file of given splits: one object, a list of them, or MONAI's ``fold`` keys."""
+    if isinstance(given, list):
+        return len(given)
+    numbers = {e["fold"] for e in given.get("training", []) if isinstance(e, dict) and "fold" in e}
+    return max(1, len(numbers))
+
+
+def archive_spec(section: dict) -> dict:
+    """What of a config.yaml section the archive keeps: all but the values that its files show."""
+    return {k: v for k, v in section.items() if k != "recipe"}
+
+
+def _recipe_files(folder: str, name: str) -> dict[str, dict]:
+    base = Path(folder)
+    base = base / "config" if (base / "config").is_dir() else base
+    if not (base / "config_train.json").is_file():
+        raise UserError(f"archives.{name}.recipe: no config_train.json in '{folder}'; wanted a folder with an MMAR's config/")
+    wanted = (*layout.MMAR_CONFIGS, "environment.json")
+    return {n: read_json(base / n) for n in wanted if (base / n).is_file()}
+
+
+def _published_datalist(publish: int) -> str:
+    return layout.datalist("", publish).removeprefix("/")
+
+
+def _environment(given: dict, spec: dict, data_root: str | None) -> dict:
+    environment = {**environment_defaults(), **given}
+    environment["PROCESSING_TASK"] = spec["dataset"]["task"]
+    environment["DATASET_JSON"] = _published_datalist(spec["publish"])
+    if data_root is not None:
+        environment["DATA_ROOT"] = data_root
+    return environment
+
+
+def _listed_files(archive: str, section: dict, given: Globals) -> tuple[dict, dict[str, dict]]:
+    """The spec and configuration files of an archive that config.yaml lists."""
+    spec = archive_spec(section)
+    kept = {}
+    if Path(layout.archive_json(archive)).is_file():
+        kept = read_json(layout.archive_json(archive)).get("kept", {})
+    kept = {**kept, **given.changes}
+    files = _recipe_files(section["recipe"], Path(archive).name)
+    environment = _environment(files.get("environment.json", {}), spec, given.data_root)
+    conf, environment = recipe.override(files["config_train.json"], environment, {**section["set"], **kept})
+    files.update({"config_train.json": conf, "environment.json": environment})
+    spec["kept"] = kept
+    if spec["splits"]["method"] == "file":
+        files["splits.json"] = read_json(spec["splits"]["file"])
+        spec["splits"] = {**spec["splits"], "file": "splits.json"}
+    return spec, files
+
+
+def _held_files(archive: str, given: Globals) -> tuple[dict, dict[str, dict]]:
+    """The spec and configuration files of an archive that is merely on disk: those it holds."""
+    if not Path(layout.archive_json(archive)).is_file():
+        raise UserError(
+            f"{archive}: no such archive: not listed in the configuration file and without config/archive.json; "
+            "list it under 'archives' or check the path"
+        )
+    held = read_json(layout.archive_json(archive))
+    node = schema("config")["$defs"]["archive"]
+    spec = fill_defaults({k: v for k, v in held.items() if k != "kept"}, node, schema("config"))
+    spec = archive_spec(spec)
+    spec["kept"] = {**held.get("kept", {}), **given.changes}
+    names = (*layout.MMAR_CONFIGS, "environment.json", "splits.json")
+    files = {n: read_json(layout.mmar_config(archive, n)) for n in names if Path(layout.mmar_config(archive, n)).is_file()}
+    if "config_train.json" not in files:
+        raise UserError(f"{archive}: config/config_train.json is missing; copy it back from the recipe")
+    environment = _environment(files.get("environment.json", {}), spec, given.data_root)
+    files["config_train.json"], files["environment.json"] = recipe.override(files["config_train.json"], environment, given.changes)
+    return spec, files
+
+
+def _check_selection(spec: dict, settings: dict, archive: str) -> list[str]:
+    """The selected checkpoints by name, best first."""
+    known = recipe.metric_names(settings)
+    best = spec["select"]["best"]
+    best = known[:2] if best is None else best
+    unknown = [m for m in best if m not in known]
+    if unknown:
+        raise UserError(f"{archive}: select.best names {unknown}; the recipe has the metrics {known}")
+    beyond = [e for e in spec["select"]["epochs"] if e > settings["epochs"]]
+    if beyond:
+        raise UserError(f"{archive}: select.epochs names {beyond}, but training has {settings['epochs']} epochs")
+    chosen = [f"best-{m}" for m in best] + [f"epoch-{e}" for e in sorted(spec["select"]["epochs"])]
+    chosen += ["final"] if spec["select"]["final"] else []
+    if not chosen:
+        raise UserError(f"{archive}: select keeps no checkpoint; name a metric in best, an epoch, or final")
+    return chosen
+
+
+def _effective(spec: dict, settings: dict, chosen: list[str], given_splits: dict | None) -> dict[str, dict]:
+    dataset = {k: v for k, v in spec["dataset"].items() if k not in ("description", "licence")}
+    drawn = {g: t for g, t in spec["test"]["groups"].items() if {"count", "fraction"} & t.keys()}
+    other = {g: t for g, t in spec["test"]["groups"].items() if g not in drawn}
+    if isinstance(given_splits, dict) and "test" in given_splits and {"val", "validation"} & given_splits.keys():
+        other["test"] = {"given": True}
+    return {
+        "data": {"dataset": dataset},
+        "split": {"splits": spec["splits"], "drawn_groups": drawn, "given": given_splits},
+        "train": {**settings, "task": dataset["task"], "keep_epochs": sorted(spec["select"]["epochs"]), "allow": spec["allow"]},
+        "evaluate": {"checkpoints": chosen, "groups": {**other, **drawn}, "predictions": spec["predictions"]},
+        "export": spec["export"],
+        "publish": {"publish": spec["publish"], "description": spec["dataset"]["description"], "licence": spec["dataset"]["licence"]},
+    }
+
+
+def dataset_digest(dataset: Dataset) -> str:
+    """SHA-256 over what a dataset's list says, not how it is written."""
+    rows = [[c.case, c.participant_id, c.session_id, c.images, c.label, c.columns, c.subset] for c in dataset.cases]
+    text = json.dumps([rows, sorted(dataset.labels.items())], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _changed_files(archive: str, spec: dict, data_root: str, index: HashIndex) -> dict[str, str]:
+    """Files, and the list itself, whose content is no longer what was checked, with the new hash."""
+    from .checks import read_cases_table
+
+    path = Path(layout.changed_files(archive))
+    changed = read_json(path) if path.is_file() else {}
+    listed = Path(data_root, spec["dataset"]["list"])
+    if not (Path(layout.cases_tsv(archive)).is_file() and Path(layout.dataset_json(archive)).is_file() and listed.is_file()):
+        return changed
+    dataset = read_dataset(spec["dataset"], data_root)
+    recorded = {"list": read_json(layout.dataset_json(archive))["digest"]}
+    rows = read_cases_table(layout.cases_tsv(archive))
+    for case in dataset.cases:
+        if case.case in rows:
+            row = rows[case.case]
+            recorded.update(zip(case.images, row["image_sha256"].split(";"), strict=False))
+            if isinstance(case.label, str):
+                recorded[case.label] = row["label_sha256"]
+    present = {str(Path(data_root, f)): f for f in recorded if f != "list" and Path(data_root, f).is_file()}
+    current = {present[p]: h for p, h in index.many(list(present)).items()}
+    current["list"] = dataset_digest(dataset)
+    for name, digest in current.items():
+        if digest != changed.get(name, recorded[name]):
+            changed[name] = digest
+    return changed
+
+
+def _refuse_hand_edits(archive: str, texts: dict[str, str]) -> None:
+    record = Path(layout.written_configs(archive))
+    if not record.is_file():
+        return
+    for name, digest in read_json(record).items():
+        path = Path(layout.mmar_config(archive, name))
+        if not path.is_file():
+            continue
+        now = path.read_text()
+        if hashlib.sha256(now.encode()).hexdigest() != digest and now != texts.get(name):
+            raise UserError(
+                f"{path}: edited by hand, but this archive is listed in the configuration file, which would overwrite the edit; "
+                "move the change to the recipe or to 'set', or delete this file to have it written again; "
+                "to edit an archive's own files, copy the archive to a name that is not listed"
+            )
+
+
+def _write_if_changed(path: str, text: str, dry: bool) -> bool:
+    """Whether the file differs from ``text``; brings it up to date unless ``dry``."""
+    p = Path(path)
+    if p.is_file() and p.read_text() == text:
+        return False
+    if not dry:
+        write_text(path, text)
+    return True
+
+
+def configure(archive: str, section: dict | None, given: Globals, dry: bool = False) -> Configured:
+    """Bring an archive's configuration files up to date and say what they hold.
+
+    Parameters
+    ----------
+    archive:
+        The archive's folder.
+    section:
+        Its section of config.yaml with defaults, or None for an archive that is merely on disk.
+    given:
+        Global keys; ``changes`` are kept by the archive until they are set again.
+    dry:
+        Write nothing.
+
+    Raises
+    ------
+    UserError, Problems
+        If a configuration is wrong, or a listed archive's was edited by hand.
+    """
+    spec, files = _listed_files(archive, section, given) if section else _held_files(archive, given)
+    source = layout.mmar_config(archive, "config_train.json")
+    settings = recipe.training_settings(files["config_train.json"], files["environment.json"], source)
+    chosen = _check_selection(spec, settings, archive)
+    files = {**derived_configs(files["config_train.json"], spec["dataset"]["task"]), **files}
+    data_root = files["environment.json"]["DATA_ROOT"]
+    parts = _effective(spec, settings, chosen, files.get("splits.json"))
+    configured = Configured(archive, spec, settings, data_root, {k: json_text(v) for k, v in parts.items()}, set())
+    if spec["publish"] not in configured.split_numbers:
+        raise UserError(f"{archive}: publish is {spec['publish']}; wanted one of the splits {configured.split_numbers}")
+    index = HashIndex(Path(given.cache_dir, "hashes.sqlite"))
+    configured.effective["files"] = json_text(_changed_files(archive, spec, data_root, index))
+
+    texts = {"archive.json": json_text(spec), **{name: json_text(value) for name, value in files.items()}}
+    if section:
+        _refuse_hand_edits(archive, texts)
+    for name, text in texts.items():
+        _write_if_changed(layout.mmar_config(archive, name), text, dry)
+    hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    _write_if_changed(layout.written_configs(archive), json_text(hashes), dry)
+    for part, text in configured.effective.items():
+        if _write_if_changed(layout.effective(archive, part), text, dry):
+            configured.changed.add(part)
+    return configured
+
+
+def read_effective(archive: str, part: str) -> dict:
+    """A part of the effective configuration, as the steps read it."""
+    return read_json(layout.effective(archive, part))
+
+
+def data_root_of(archive: str) -> str:
+    """Folder of the dataset: DATA_ROOT of the archive's environment.json."""
+    return read_json(layout.environment_json(archive))["DATA_ROOT"]
+
+
+def checked_config(raw: dict, source: str) -> dict:
+    """config.yaml checked and completed."""
+    return check(raw, "config", source)
+

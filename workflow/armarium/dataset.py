@@ -1,0 +1,372 @@
+"""Datalists and tables: which images, whose, with which label.
+
+Two forms are read: the Medical Segmentation Decathlon's ``dataset.json`` (the form that MMAR and MONAI
+datalists share) and a TSV with BIDS column names. Standard library only: light steps import this module.
+"""
+
+from __future__ import annotations
+
+import csv
+import posixpath
+import re
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from .derived import derive_columns
+from .errors import Problems, UserError
+from .files import read_json
+from .naming import bids_id, given_name, longer_name, stem
+
+TRAINING, VALIDATION, TEST = "training", "validation", "test"
+DEFAULT_SESSION = "ses-M000"
+SUBSETS = {
+    "training": TRAINING,
+    "train": TRAINING,
+    "validation": VALIDATION,
+    "val": VALIDATION,
+    "test": TEST,
+    "testing": TEST,
+}
+UNLABELLED = ("", "n/a")  # n/a is how BIDS tables write a missing value
+_COUNTS = ("numTraining", "numValidation", "numTest")
+_SPELLINGS = {"license": "licence", "relase": "release"}  # as found in published datalists
+_OWN_COLUMNS = ("participant_id", "session_id", "case", "subset")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One image (of one or several channel files) of one participant's session."""
+
+    case: str
+    participant_id: str
+    session_id: str
+    images: tuple[str, ...]
+    label: str | int | None
+    columns: dict[str, str]
+    subset: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Cases in the list's order, the meaning of labels and channels, and what the list says of itself.
+
+    ``source`` is the list's path and ``spec`` the section of the configuration it was read by.
+    """
+
+    cases: list[Case]
+    labels: dict[int, str]
+    modality: dict[int, str]
+    facts: dict[str, Any]
+    source: str
+    spec: dict[str, Any] = field(default_factory=dict)
+
+    def header(self) -> dict[str, Any]:
+        """What a datalist says beside its lists: facts, modality and labels, keys as JSON has them."""
+        names = {"modality": self.modality, "labels": self.labels}
+        return {**self.facts, **{k: {str(i): name for i, name in v.items()} for k, v in names.items()}}
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One entry as written; ``where`` is how messages call it."""
+
+    where: str
+    subset: str
+    images: Any
+    label: Any
+    participant: Any
+    session: Any
+    case: Any
+    columns: dict[str, str]
+
+
+def read_dataset(dataset_spec: dict, data_root: str) -> Dataset:
+    """Read the list that ``dataset_spec["list"]`` names; the images themselves are not opened.
+
+    Paths in a list are relative to the list's own folder; those of the cases returned to ``data_root``.
+
+    Raises
+    ------
+    Problems
+        Every malformed entry of the list, together.
+    UserError
+        If the list itself, its labels or the derived columns cannot be understood.
+    """
+    source = _list_path(dataset_spec["list"])
+    suffix = posixpath.splitext(source)[1]
+    if suffix not in (".json", ".tsv"):
+        raise UserError(f"dataset.list: found {source!r}, wanted a .json datalist or a .tsv table")
+    problems: list[str] = []
+    read = _read_json_list if suffix == ".json" else _read_tsv
+    entries, facts, channels = read(str(Path(data_root, source)), dataset_spec["task"], problems)
+    labels = _names(dataset_spec.get("labels") or facts.pop("labels", None), "labels", source)
+    modality = _modality(facts.pop("modality", None), dataset_spec.get("channels") or channels, source)
+    facts.pop("labels", None)
+    cases = _cases(entries, dataset_spec, labels, source, problems)
+    cases = derive_columns(cases, dataset_spec.get("columns") or {}, problems)
+    if problems:
+        raise Problems(source, problems)
+    if not cases:
+        raise UserError(f"{source}: no cases found, wanted at least one in {TRAINING!r}")
+    return Dataset(cases, labels, modality, facts, source, dict(dataset_spec))
+
+
+def with_test_lists(dataset: Dataset, test_spec: dict, data_root: str) -> Dataset:
+    """Add the labelled cases of other lists that test groups name; their ``subset`` is the list's path.
+
+    Derived columns are not made for them: the patterns are the main list's. Lists that are already in
+    ``dataset`` are not read again, so this may be applied twice.
+    """
+    cases, known = list(dataset.cases), {c.subset for c in dataset.cases}
+    for name, group in test_spec["groups"].items():
+        if "list" not in group or (path := _list_path(group["list"])) in known:
+            continue
+        labels = {str(i): n for i, n in dataset.labels.items()} if path.endswith(".tsv") else None
+        labels = dataset.spec.get("labels") or labels
+        spec = {**dataset.spec, "list": path, "columns": {}, "labels": labels}
+        other = read_dataset(spec, data_root)
+        for what in ("labels", "modality"):
+            found, wanted = getattr(other, what), getattr(dataset, what)
+            if (found != wanted) if what == "labels" else (len(found) != len(wanted)):
+                raise UserError(
+                    f"test group {name!r}: {path}: found {what} {found}, wanted those of {dataset.source}: "
+                    f"{wanted}"
+                )
+        labelled = [c for c in other.cases if c.label is not None]
+        if not labelled:
+            raise UserError(f"test group {name!r}: {path} has no labelled case, so nothing can be scored")
+        taken, prefix = {c.case.lower() for c in cases}, stem([path])
+        for case in labelled:
+            new = case.case if case.case.lower() not in taken else f"{prefix}_{case.case}"
+            cases.append(replace(case, case=new, subset=path))
+        known.add(path)
+    return replace(dataset, cases=cases)
+
+
+def dataset_files(dataset: Dataset) -> list[str]:
+    """Every image and label file, relative to the data root, once each, in the list's order."""
+    files: dict[str, None] = {}
+    for case in dataset.cases:
+        files.update(dict.fromkeys(case.images))
+        if isinstance(case.label, str):
+            files[case.label] = None
+    return list(files)
+
+
+# ---- the two forms of a list
+
+
+def _read_json_list(path: str, task: str, problems: list[str]) -> tuple[list[_Entry], dict, int]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path}: found a JSON {type(content).__name__}, wanted an object with the list 'training'"
+        )
+    entries = []
+    for key in ("training", "validation", "test", "testing"):
+        items = content.get(key, [])
+        if not isinstance(items, list):
+            raise UserError(f"{path}: {key!r} is a {type(items).__name__}, wanted a list of entries")
+        for i, item in enumerate(items):
+            where = f"{key}[{i}]"
+            item = {"image": item} if isinstance(item, str) else item
+            if isinstance(item, dict) and "image" in item:
+                entries.append(_json_entry(where, SUBSETS[key], item))
+            else:
+                problems.append(
+                    f'{where}: found {item!r:.80}, wanted {{"image": path, "label": …}} or a path'
+                )
+    facts = {_SPELLINGS.get(k, k): v.strip() if isinstance(v, str) else v for k, v in content.items()}
+    facts = {k: v for k, v in facts.items() if isinstance(v, str | int | float) and k not in _COUNTS}
+    facts.setdefault("name", Path(path).resolve().parent.name)
+    named = {k: content[k] for k in ("labels", "modality") if content.get(k)}
+    return entries, {**facts, **named}, 0
+
+
+def _json_entry(where: str, subset: str, item: dict) -> _Entry:
+    images = item["image"] if isinstance(item["image"], list) else [item["image"]]
+    label = item.get("label")
+    if isinstance(label, list) and len(label) == 1:
+        label = label[0]
+    own = ("image", "label", *_OWN_COLUMNS)
+    columns = {k: str(v) for k, v in item.items() if k not in own and isinstance(v, str | int | float)}
+    return _Entry(
+        where,
+        subset,
+        images,
+        label,
+        item.get("participant_id"),
+        item.get("session_id"),
+        item.get("case"),
+        columns,
+    )
+
+
+def _read_tsv(path: str, task: str, problems: list[str]) -> tuple[list[_Entry], dict, int]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = [(i, row) for i, row in enumerate(csv.reader(file, delimiter="\t"), 1) if any(row)]
+    except FileNotFoundError:
+        raise UserError(f"{path}: file not found") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a UTF-8 table of tab-separated values ({error})") from None
+    header = [name.strip() for name in rows[0][1]] if rows else []
+    images, label = _tsv_columns(path, header, task)
+    own = {*_OWN_COLUMNS, *images, label}
+    others = [name for name in header if name not in own]
+    entries = []
+    for line, row in rows[1:]:
+        if len(row) != len(header):
+            problems.append(f"line {line}: found {len(row)} fields, wanted {len(header)}, as in the header")
+            continue
+        value = dict(zip(header, (v.strip() for v in row), strict=True))
+        subset = value.get("subset") or TRAINING
+        if subset not in SUBSETS:
+            problems.append(f"line {line}: found subset {subset!r}, wanted one of {', '.join(SUBSETS)}")
+            continue
+        files = [f.strip() for name in images for f in value[name].split(";")]
+        target = value.get(label, "")
+        entries.append(
+            _Entry(
+                f"line {line}",
+                SUBSETS[subset],
+                files,
+                None if target in UNLABELLED else target,
+                value["participant_id"],
+                value.get("session_id"),
+                value.get("case"),
+                {name: value[name] for name in others},
+            )
+        )
+    return entries, {"name": Path(path).stem}, len(entries[0].images) if entries else 1
+
+
+def _tsv_columns(path: str, header: list[str], task: str) -> tuple[list[str], str]:
+    """The image columns in channel order and the label column; classification prefers ``target``."""
+    repeated = [name for name, n in Counter(header).items() if n > 1 or not name]
+    if repeated:
+        raise UserError(f"{path}: columns without a name or named twice: {repeated}; wanted each name once")
+    numbered = sorted(
+        (int(m[1]), m[0]) for m in (re.fullmatch(r"image_?(\d+)", name) for name in header) if m
+    )
+    images = [name for _, name in numbered]
+    if ("image" in header) == bool(images) or "participant_id" not in header:
+        raise UserError(
+            f"{path}: found columns {', '.join(header) or '(none)'}; wanted participant_id and either image "
+            "(several files separated by ;) or image_0, image_1, …"
+        )
+    label = "target" if task == "classification" and "target" in header else "label"
+    return images or ["image"], label
+
+
+# ---- from entries to cases
+
+
+def _cases(entries: list[_Entry], spec: dict, labels: dict, source: str, problems: list[str]) -> list[Case]:
+    folder, table = posixpath.dirname(source), source.endswith(".tsv")
+    indices = {name: i for i, name in labels.items()}
+    drafts = []
+    for entry in entries:
+        try:
+            images = tuple(_relative(path, folder, "image") for path in entry.images)
+            label = _label(entry.label, spec["task"], indices, folder)
+            if label is None and entry.subset != TEST:
+                raise ValueError(f"no label, wanted one in a {entry.subset} entry")
+            participant = (
+                bids_id("sub", entry.participant, "participant_id") if table or entry.participant else ""
+            )
+            session = bids_id("ses", entry.session, "session_id") if entry.session else DEFAULT_SESSION
+            name = given_name(entry.case) if entry.case else ""
+        except ValueError as error:
+            problems.append(f"{entry.where}: {error}")
+            continue
+        drafts.append((entry, images, label, participant, session, name))
+    times = Counter((name or stem(images)).lower() for _, images, _, _, _, name in drafts)
+    seen: dict[str, str] = {}
+    cases = []
+    for entry, images, label, participant, session, name in drafts:
+        if not name:
+            name = stem(images)
+            if times[name.lower()] > 1:
+                name = longer_name(name, images, f"{participant}_{session}" if participant else "")
+        if (other := seen.setdefault(name.lower(), entry.where)) != entry.where:
+            problems.append(
+                f"{entry.where}: found case {name!r} again (first in {other}), wanted each once; drop the "
+                "repeated entry, or tell the cases apart by 'case'"
+            )
+        participant = participant or "sub-" + (re.sub(r"[^A-Za-z0-9]", "", name) or "0")
+        cases.append(Case(name, participant, session, images, label, entry.columns, entry.subset))
+    return cases
+
+
+def _list_path(path: str) -> str:
+    try:
+        return _relative(path, "", "dataset.list", suffixes=(".json", ".tsv"))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _relative(path: Any, folder: str, what: str, suffixes: tuple = (".nii", ".nii.gz")) -> str:
+    """``path`` as written in a list that lies in ``folder``, made relative to the data root."""
+    if not isinstance(path, str) or not path.strip():
+        raise ValueError(f"{what}: found {path!r}, wanted a path")
+    path = path.strip()
+    if path.startswith(("/", "~")) or "\\" in path or re.match(r"[A-Za-z]+:", path):
+        raise ValueError(f"{what}: found {path!r}, wanted a relative path with '/', inside the data folder")
+    joined = posixpath.normpath(posixpath.join(folder, path))
+    if joined.split("/")[0] == "..":
+        raise ValueError(f"{what}: {path!r} leaves the data folder; move the file inside, or data_root up")
+    if not joined.endswith(suffixes):
+        raise ValueError(f"{what}: found {path!r}, wanted a file ending in {' or '.join(suffixes)}")
+    return joined
+
+
+def _label(label: Any, task: str, indices: dict[str, int], folder: str) -> str | int | None:
+    if label is None:
+        return None
+    if task == "segmentation":
+        return _relative(label, folder, "label")
+    if isinstance(label, str):
+        if label in indices:
+            return indices[label]
+        if re.fullmatch(r"-?\d+(\.0*)?", label):
+            return int(float(label))
+    elif isinstance(label, int | float) and not isinstance(label, bool) and label == label // 1:
+        return int(label)
+    known = ", ".join(f"{i} {name}" for name, i in indices.items())
+    raise ValueError(f"label: found {label!r}, wanted a class index or name ({known})")
+
+
+# ---- labels and channels
+
+
+def _names(names: Any, what: str, source: str) -> dict[int, str]:
+    """A map of indices to names, which must count up from 0."""
+    example = 'wanted {"0": "background", "1": …} there or as dataset.labels in the configuration'
+    if not isinstance(names, dict) or not names:
+        raise UserError(f"{source}: found {what} {names!r}, {example}")
+    try:
+        result = {int(key): str(name) for key, name in names.items()}
+    except ValueError:
+        raise UserError(f"{source}: {what}: found keys {list(names)}, {example}") from None
+    if sorted(result) != list(range(len(names))):
+        raise UserError(
+            f"{source}: {what}: found keys {sorted(result)}, wanted 0 to {len(names) - 1} without gaps"
+        )
+    if len(set(result.values())) < len(result):
+        raise UserError(f"{source}: {what}: found {list(result.values())}, wanted a different name for each")
+    return dict(sorted(result.items()))
+
+
+def _modality(found: Any, channels: int, source: str) -> dict[int, str]:
+    """Channel names: the list's own, or as many as the configuration (or a table's columns) say."""
+    names = {}
+    if found:
+        pairs = found if isinstance(found, dict) else {"0": str(found)}
+        # Two channels of one modality may share a name, so only the keys are checked.
+        keys = _names({k: k for k in pairs}, "modality", source)
+        names = {i: str(pairs[k]) for i, k in keys.items()}
+    wanted = channels or len(names) or 1
+    return {i: names.get(i, "image" if wanted == 1 else f"channel {i}") for i in range(wanted)}

@@ -1,0 +1,290 @@
+"""Score a network on cases: whole images, through the recipe's inferer, on the grid of the label file.
+
+The one validation function: training calls it every validated epoch, and testing calls it for every
+checkpoint, so that both mean the same by a metric.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, median, pstdev
+
+import nibabel
+import numpy
+import torch
+from monai.data import set_track_meta
+from monai.engines import SupervisedEvaluator
+from monai.metrics import CumulativeIterationMetric
+from monai.networks.utils import one_hot
+
+from .cache import PreparedCases
+from .components import build
+from .errors import UserError
+from .transforms import GridInverter, apply_all, build_transforms
+
+IDS = ["participant_id", "session_id"]
+CLASS_SUMMARY = ["class", "name", "metric", "mean", "std", "median", "min", "max", "defined", "undefined"]
+
+SET_METRICS = {"ROCAUCMetric", "AveragePrecisionMetric", "ConfusionMatrixMetric"}
+"""MONAI metrics that only a whole set of cases has."""
+POST_OURS = {"SaveImaged", "SaveClassificationd", "Invertd"}
+"""Post-transforms whose part the evaluation plays itself."""
+
+
+def _pass_through(output):
+    return output
+
+
+class Score:
+    """One configured metric over a set of cases.
+
+    Parameters
+    ----------
+    component:
+        A metric of the recipe: a MONAI metric handler or an ignite metric, with its ``label``.
+    allow:
+        Dotted paths that the recipe may name.
+    """
+
+    def __init__(self, component: dict, allow: Sequence[str]):
+        self.label = component["label"]
+        self.handler = build("metric", component, allow, output_transform=_pass_through)
+        self.function = getattr(self.handler, "metric_fn", None)
+        self.per_case = isinstance(self.function, CumulativeIterationMetric)
+        self.per_case &= type(self.function).__name__ not in SET_METRICS
+        self.in_mm = type(self.function).__name__ in ("HausdorffDistanceMetric", "SurfaceDistanceMetric")
+        self.with_background = bool(getattr(self.function, "include_background", True))
+        self.reset()
+
+    def reset(self) -> None:
+        (self.function or self.handler).reset()
+
+    def add(self, prediction: torch.Tensor, label: torch.Tensor, index: torch.Tensor, spacing: Sequence[float]) -> list[float] | None:
+        """Take in one case.
+
+        Parameters
+        ----------
+        prediction, label:
+            ``[1, classes, *grid]``, one-hot or probabilities against one-hot.
+        index:
+            ``[1, *grid]``, the label's class numbers.
+        spacing:
+            Voxel size in mm, for distances.
+
+        Returns
+        -------
+        list of float, or None
+            The value of each class that the metric scores (NaN where undefined); None for a metric
+            that only a whole set has.
+        """
+        if self.function is None:
+            self.handler.update((prediction, index))
+            return None
+        values = self.function(prediction, label, **({"spacing": list(spacing)} if self.in_mm else {}))
+        if not self.per_case:
+            return None
+        values = values.as_subclass(torch.Tensor).double().flatten().tolist()
+        return [v if math.isfinite(v) else math.nan for v in values]
+
+    def of_set(self) -> float:
+        """The metric over all cases taken in."""
+        value = self.function.aggregate() if self.function is not None else self.handler.compute()
+        value = value[0] if isinstance(value, (list, tuple)) else value
+        return float(value.mean() if isinstance(value, torch.Tensor) else value)
+
+
+@dataclass
+class Evaluation:
+    """What scoring a set of cases gave.
+
+    ``details`` has a row per case, ``class_details`` one per case and class; ``set_values`` holds the
+    metrics that only a set has; ``class_names`` names the classes by number.
+    """
+
+    metrics: list[str]
+    class_names: dict[int, str]
+    details: list[dict] = field(default_factory=list)
+    class_details: list[dict] = field(default_factory=list)
+    set_values: dict[str, float] = field(default_factory=dict)
+
+    def aggregated(self) -> dict[str, float]:
+        """Each metric over the set: the mean over the cases where it is defined (NaN where none is)."""
+        return {m: self.set_values[m] if m in self.set_values else _mean([d[m] for d in self.details]) for m in self.metrics}
+
+    def classes(self) -> list[dict]:
+        """Per class and metric: mean, spread, and how many cases were undefined."""
+        rows = []
+        for number in sorted({d["class"] for d in self.class_details}):
+            of_class = [d for d in self.class_details if d["class"] == number]
+            for metric in self.metrics:
+                values = [d[metric] for d in of_class if metric in d]
+                if values:
+                    rows.append({"class": number, "name": of_class[0]["name"], "metric": metric, **_summary(values)})
+        return rows
+
+
+def _defined(values: list[float]) -> list[float]:
+    return [v for v in values if not math.isnan(v)]
+
+
+def _mean(values: list[float]) -> float:
+    return fmean(_defined(values)) if _defined(values) else math.nan
+
+
+def _summary(values: list[float]) -> dict:
+    defined = _defined(values)
+    counts = {"defined": len(defined), "undefined": len(values) - len(defined)}
+    if not defined:
+        return counts
+    return {"mean": fmean(defined), "std": pstdev(defined), "median": median(defined), "min": min(defined), "max": max(defined), **counts}
+
+
+class LabelFiles:
+    """Label volumes on their own grid, kept in memory up to a budget.
+
+    Parameters
+    ----------
+    data_root:
+        Folder that label paths start from.
+    budget:
+        Bytes to keep.
+    """
+
+    def __init__(self, data_root: str, budget: int = 1 << 30):
+        self.data_root, self.budget = Path(data_root), budget
+        self.kept: dict[str, tuple[torch.Tensor, tuple[float, ...]]] = {}
+
+    def get(self, name: str) -> tuple[torch.Tensor, tuple[float, ...]]:
+        """The label ``[*grid]`` and its voxel size in mm."""
+        if name in self.kept:
+            return self.kept[name]
+        path = self.data_root / name
+        if not path.is_file():
+            raise UserError(f"{path}: file not found; restore it, or give the dataset's folder with --config data_root=DIR")
+        file = nibabel.load(path)
+        values = numpy.asanyarray(file.dataobj)
+        largest = values.max(initial=0)
+        label = torch.from_numpy(values.round().astype(numpy.uint8 if largest < 256 else numpy.int32))
+        loaded = label, tuple(float(z) for z in file.header.get_zooms()[: label.ndim])
+        if label.nbytes <= self.budget:
+            self.budget -= label.nbytes
+            self.kept[name] = loaded
+        return loaded
+
+
+class CaseScorer:
+    """Scores a network by the recipe's ``validate`` section.
+
+    Parameters
+    ----------
+    settings:
+        The effective training configuration.
+    data_root, cache_dir:
+        Where the files are, where prepared cases go.
+    device:
+        What the network runs on.
+    class_names:
+        Names by class number.
+    """
+
+    def __init__(self, settings: dict, data_root: str, cache_dir: str, device: torch.device, class_names: dict[int, str]):
+        validate, allow = settings["validate"], settings["allow"]
+        self.task, self.device, self.class_names = settings["task"], device, class_names
+        self.prepared = PreparedCases(validate["pre_transforms"], data_root, cache_dir, allow)
+        self.labels = LabelFiles(data_root)
+        self.inferer = build("inferer", validate["inferer"], allow)
+        self.loss = build("loss", settings["loss"], allow).to(device)
+        self.invert = GridInverter(self.prepared.transforms)
+        post = [c for c in validate["post_transforms"] if c.get("name") not in POST_OURS]
+        discrete = next((i for i, c in enumerate(post) if c.get("name") == "AsDiscreted"), len(post))
+        self.post = build_transforms(post[:discrete], allow), build_transforms(post[discrete:], allow)
+        self.scores = [Score(m, allow) for m in validate["metrics"]]
+        self.metrics = ["loss", *(s.label for s in self.scores)]
+
+    def __call__(self, network: torch.nn.Module, cases: Sequence[dict], keep: Callable[[dict, numpy.ndarray], None] | None = None) -> Evaluation:
+        """Score ``network`` on ``cases``.
+
+        Parameters
+        ----------
+        network:
+            On the scorer's device.
+        cases:
+            As :class:`~armarium.cache.PreparedCases` takes them, labelled.
+        keep:
+            Given each case and its prediction: class numbers on the file's grid, or probabilities.
+        """
+        result = Evaluation(self.metrics, self.class_names)
+        for score in self.scores:
+            score.reset()
+        engine = SupervisedEvaluator(
+            device=self.device,
+            val_data_loader=list(cases),
+            epoch_length=len(cases),
+            network=network,
+            inferer=self.inferer,
+            iteration_update=lambda _, case: self._score(network, case, result, keep),
+            decollate=False,
+        )
+        engine.logger.setLevel(logging.CRITICAL)  # errors are told once, by the command line
+        set_track_meta(False)
+        engine.run()
+        result.set_values = {s.label: s.of_set() for s in self.scores if not s.per_case}
+        return result
+
+    def _score(self, network, case: dict, result: Evaluation, keep) -> None:
+        item = self.prepared.get(case)
+        image = item["image"][None].to(self.device, torch.float32)
+        with torch.no_grad():
+            output = self.inferer(image, network)
+            output = output[0] if isinstance(output, (list, tuple)) else output
+            loss = float(self.loss(output, item["label"][None].to(self.device)))
+        prediction, label, index, spacing = self._on_file_grid(output[0], item, case)
+        row = {c: case[c] for c in IDS} | {"loss": loss}
+        class_rows: dict[int, dict] = {}
+        for score in self.scores:
+            values = score.add(prediction[None], label[None], index[None], spacing)
+            row[score.label] = math.nan if values is None else _mean(values)
+            first = 0 if values is None or score.with_background or len(values) >= len(prediction) else 1
+            for number, value in enumerate(values or [], first):
+                class_rows.setdefault(number, {})[score.label] = value
+        result.details.append(row)
+        for number, values in sorted(class_rows.items()):
+            name = self.class_names.get(number, str(number))
+            result.class_details.append({c: case[c] for c in IDS} | {"class": number, "name": name, **values})
+        if keep:
+            keep(case, self._kept_form(prediction))
+
+    def _kept_form(self, prediction: torch.Tensor) -> numpy.ndarray:
+        if self.task == "classification":
+            return prediction.cpu().double().numpy()
+        return prediction.argmax(0).to(torch.uint8).cpu().numpy()
+
+    def _on_file_grid(self, output: torch.Tensor, item: dict, case: dict):
+        """The prediction and the label as ``[classes, *file grid]``, the label's class numbers, and the voxel size."""
+        classes, where = output.shape[0], f"case {case['case']}"
+        if self.task == "classification":
+            index = torch.as_tensor(int(case["label"]), device=self.device)
+            done = apply_all(self.post[0] + self.post[1], {"pred": output}, where)["pred"]
+            return done, torch.nn.functional.one_hot(index, classes).to(done.dtype), index, ()
+        pred = apply_all(self.post[0], {"pred": output}, where)["pred"]
+        pred = self.invert(pred, item.get("trace", []), item.get("affine"))
+        index, spacing = self.labels.get(case["label"])
+        if [n for n in pred.shape[1:] if n > 1] != [n for n in index.shape if n > 1]:
+            raise UserError(f"{where}: the prediction's grid {list(pred.shape[1:])} is not the label file's {list(index.shape)}; a spatial transform of the recipe cannot be undone")
+        pred = pred.reshape(pred.shape[0], *index.shape)
+        index = index.to(self.device)
+        done = apply_all(self.post[1], {"pred": pred, "label": index[None]}, where)
+        pred, label = (_as_one_hot(done[k], classes) for k in ("pred", "label"))
+        return pred, label, index, spacing
+
+
+def _as_one_hot(value: torch.Tensor, classes: int) -> torch.Tensor:
+    """``[classes, *grid]`` from class numbers ``[1, *grid]``; what has several channels stays."""
+    if value.shape[0] > 1 or classes == 1:
+        return value
+    return one_hot(value[None].as_subclass(torch.Tensor), classes)[0]
+

@@ -1,0 +1,143 @@
+"""Checkpoints as TorchScript, compared with eager, the same bytes every time.
+
+``torch.jit`` is deprecated upstream, but TorchScript is what MMAR and the MONAI Bundle ask for.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+
+from .errors import UserError
+from .files import json_text
+from .run import INFO, epoch_of, run_info, write_zip
+from .training import build_network, make_deterministic
+from .weights import load_weights
+
+PARITY = "parity.json"
+
+
+def exported_name(checkpoint: str) -> str:
+    return f"{checkpoint}.ts"
+
+
+def network_input_shape(settings: dict, info: dict) -> list[int]:
+    """``[1, channels, *grid]`` as the network meets it: the inferer's window, else a whole prepared image."""
+    window = settings["validate"]["inferer"]["args"].get("roi_size")
+    channels, grid = info["input_shape"][0], info["input_shape"][1:]
+    if window:
+        window = [window] * len(grid) if isinstance(window, int) else window
+        grid = [w if w > 0 else n for w, n in zip(window, grid, strict=True)]
+    return [1, channels, *grid]
+
+
+def to_torchscript(network: torch.nn.Module, example: torch.Tensor) -> tuple[torch.jit.ScriptModule, str]:
+    """Script the network, or trace it where scripting cannot express it; and which it was."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return torch.jit.script(network), "script"
+        except Exception as error:  # torch.jit raises many kinds
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        with torch.no_grad():
+            return torch.jit.trace(network, example), f"trace (script failed: {reason})"
+
+
+def deterministic_bytes(module: torch.jit.ScriptModule, extra: dict[str, str]) -> bytes:
+    """A module's file without what differs from process to process.
+
+    ``*.debug_pkl`` embed absolute paths and ``serialization_id`` is a hash over them; the rest is zipped
+    again in the order torch wrote it. Tensors stay aligned to 64 bytes, which readers that map the file want.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.ts")  # the zip's root folder takes the file's name
+        torch.jit.save(module, str(path), _extra_files=extra)
+        out = io.BytesIO()
+        with zipfile.ZipFile(path) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
+            for name in source.namelist():
+                if name.endswith(".debug_pkl"):
+                    continue
+                data = b"0" * 40 if name.endswith("serialization_id") else source.read(name)
+                _store_aligned(target, name, data)
+        return out.getvalue()
+
+
+def _store_aligned(target: zipfile.ZipFile, name: str, data: bytes) -> None:
+    header = 30 + len(name.encode()) + 4
+    padding = -(target.fp.tell() + header) % 64
+    info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    info.external_attr = 0o644 << 16
+    info.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
+    target.writestr(info, data)
+
+
+def first_output(output):
+    return output[0] if isinstance(output, (list, tuple)) else output
+
+
+def parity(network: torch.nn.Module, data: bytes, example: torch.Tensor) -> float:
+    """Largest difference between eager and the saved TorchScript on ``example``."""
+    loaded = torch.jit.load(io.BytesIO(data), map_location="cpu").eval()
+    with torch.no_grad():
+        return float((first_output(network(example)) - first_output(loaded(example))).abs().max())
+
+
+def export_split(settings: dict, run_zip: str, checkpoints: list[str], tolerance: float, extra: dict[str, str], target: str, fingerprint: str) -> None:
+    """Export every selected checkpoint of a split into one zip.
+
+    Parameters
+    ----------
+    settings:
+        The effective training configuration.
+    run_zip:
+        Where the weights are.
+    checkpoints:
+        Names such as ``best-loss``; those of one epoch are exported once.
+    tolerance:
+        Largest difference allowed between eager and TorchScript.
+    extra:
+        Texts that the TorchScript files carry, by name.
+    target:
+        The zip to write.
+    fingerprint:
+        Of what determined it, kept inside.
+
+    Raises
+    ------
+    UserError
+        If the two differ by more.
+    """
+    make_deterministic(settings)
+    info = run_info(run_zip)
+    shape = network_input_shape(settings, info)
+    example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    members: dict[str, bytes | str] = {}
+    by_epoch: dict[int, tuple[bytes, dict]] = {}
+    for checkpoint in checkpoints:
+        epoch = epoch_of(info, checkpoint)
+        if epoch not in by_epoch:
+            by_epoch[epoch] = _export_one(settings, run_zip, epoch, example, tolerance, extra)
+        members[exported_name(checkpoint)] = by_epoch[epoch][0]
+    report = {c: {"epoch": epoch_of(info, c), "input_shape": shape, **by_epoch[epoch_of(info, c)][1]} for c in checkpoints}
+    write_zip(target, {INFO: json_text({"fingerprint": fingerprint}), PARITY: json_text(report), **members})
+
+
+def _export_one(settings: dict, run_zip: str, epoch: int, example: torch.Tensor, tolerance: float, extra: dict[str, str]) -> tuple[bytes, dict]:
+    model = build_network(settings)
+    model.load_state_dict(load_weights(run_zip, epoch))
+    network = model.network.eval()
+    script, how = to_torchscript(network, example)
+    data = deterministic_bytes(script, extra)
+    difference = parity(network, data, example)
+    if not difference <= tolerance:
+        raise UserError(
+            f"{run_zip}, epoch {epoch}: TorchScript ({how}) differs from eager by {difference:.3g} on input {list(example.shape)}; "
+            f"wanted at most {tolerance:g}; raise export.tolerance if that is acceptable"
+        )
+    return data, {"method": how, "max_abs_difference": difference, "tolerance": tolerance}
+

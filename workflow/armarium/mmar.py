@@ -1,0 +1,211 @@
+"""The MMAR face: commands, the log configuration, the reports in eval/. No torch.
+
+NVIDIA Clara Train 4's layout and argument style; the programs behind the commands are ``armarium.apps``,
+which ask Snakemake for the archive's own files. Writers return the paths they wrote.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Sequence
+
+from . import layout
+from .bundle_metadata import input_shape
+from .configure import read_effective
+from .errors import UserError
+from .files import read_json, write_text
+from .model_card import write_doc, write_licence
+from .run import zip_member
+from .tables import read_tsv, tsv
+
+__all__ = ["COMMANDS", "write_command", "write_doc", "write_eval_dice_tables", "write_eval_metrics", "write_licence", "write_log_config"]
+
+SET_ENV = """\
+#!/usr/bin/env bash
+# Where this archive is, and where the workflow's package is when ARMARIUM_HOME names a checkout.
+export MMAR_ROOT="$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)"
+export PYTHONPATH="${ARMARIUM_HOME:+$ARMARIUM_HOME/workflow:}${PYTHONPATH:-}"
+"""
+
+COMMAND = """\
+#!/usr/bin/env bash
+set -euo pipefail
+source "$(dirname "$(readlink -f "${{BASH_SOURCE[0]}}")")/set_env.sh"
+
+CONFIG_FILE=config/{config}
+ENVIRONMENT_FILE=config/environment.json
+additional_options="$*"
+
+python3 -u -m armarium.apps.{app} \\
+    -m "$MMAR_ROOT" \\
+    -c $CONFIG_FILE \\
+    -e $ENVIRONMENT_FILE \\
+{arguments}    --set \\
+    print_conf=True \\
+    ${{additional_options}}
+"""
+
+APPS = {
+    "train.sh": ("train", "config_train.json", "    --write_train_stats \\\n"),
+    "infer.sh": ("evaluate", "config_inference.json", ""),
+    "validate.sh": ("evaluate", "config_validation.json", ""),
+    "validate_ckpt.sh": ("evaluate", "config_validation_ckpt.json", ""),
+    "export.sh": (
+        "export",
+        "config_train.json",
+        '    --model_path "$MMAR_ROOT/{pt}" \\\n    --output_path "$MMAR_ROOT/{ts}" \\\n    --input_shape "{shape}" \\\n',
+    ),
+}
+COMMANDS = ("set_env.sh", *APPS)
+"""The commands that can be written; each runs what it says."""
+
+LOG_CONFIG = """\
+[loggers]
+keys=root
+
+[handlers]
+keys=console
+
+[formatters]
+keys=plain
+
+[logger_root]
+level=INFO
+handlers=console
+
+[handler_console]
+class=StreamHandler
+level=INFO
+formatter=plain
+args=(sys.stderr,)
+
+[formatter_plain]
+format=%(asctime)s %(levelname)s %(name)s: %(message)s
+"""
+
+
+# ---- commands
+
+
+def write_command(archive: str, name: str) -> list[str]:
+    """Write one of ``COMMANDS``, executable.
+
+    Raises
+    ------
+    UserError
+        For a command that does not exist.
+    """
+    if name not in COMMANDS:
+        raise UserError(f"commands/{name}: no such command; wanted one of {', '.join(COMMANDS)}")
+    path = layout.command(archive, name)
+    write_text(path, SET_ENV if name == "set_env.sh" else _command(archive, name))
+    os.chmod(path, 0o755)
+    return [path]
+
+
+def _command(archive: str, name: str) -> str:
+    app, config, arguments = APPS[name]
+    if "{shape}" in arguments:
+        pt, ts = (f("").removeprefix("/") for f in (layout.published_model, layout.published_ts))
+        arguments = arguments.format(pt=pt, ts=ts, shape=input_shape(archive))
+    return COMMAND.format(app=app, config=config, arguments=arguments)
+
+
+def write_log_config(archive: str) -> list[str]:
+    """``resources/log.config``: a logging ``fileConfig`` whose evaluated fields are literals."""
+    write_text(layout.log_config(archive), LOG_CONFIG)
+    return [layout.log_config(archive)]
+
+
+# ---- eval/: reports as MONAI's MetricsSaver writes them
+
+
+def _eval_table(archive: str, name: str) -> list[dict[str, str]]:
+    try:
+        return read_tsv(zip_member(layout.eval_zip(archive), name).decode())
+    except FileNotFoundError:
+        raise UserError(f"{layout.eval_zip(archive)}: file not found; evaluate the published model first") from None
+
+
+def _number(cell: str | None) -> float:
+    return float("nan") if cell in (None, "", "n/a") else float(cell)
+
+
+def _cell(value: float) -> str:
+    """As a csv reader takes for a number: an undefined value is nan."""
+    return repr(value)
+
+
+def write_eval_metrics(archive: str) -> list[str]:
+    """``eval/metrics.csv``: a row ``name,value`` for each metric of the published model; no header, as MMAR's."""
+    row = _eval_table(archive, "aggregated.tsv")[0]
+    text = "".join(f"{name},{_cell(_number(value))}\n" for name, value in row.items())
+    write_text(layout.eval_metrics_csv(archive), text)
+    return [layout.eval_metrics_csv(archive)]
+
+
+def _key_metric(archive: str) -> str:
+    return read_effective(archive, "train")["validate"]["metrics"][0]["label"]
+
+
+def _image_names(archive: str) -> dict[tuple[str, str], str]:
+    cases = read_json(layout.splits_json(archive))["cases"]
+    return {(c["participant_id"], c["session_id"]): c["image"][0] for c in cases.values()}
+
+
+def _values_by_image(archive: str, metric: str) -> tuple[list[str], dict[str, dict[str, float]]]:
+    """The class names in order, and each image's value of each class."""
+    rows, images = _eval_table(archive, "class_details.tsv"), _image_names(archive)
+    if not rows or metric not in rows[0]:
+        raise UserError(f"{layout.eval_zip(archive)}: no value of {metric} per class; the tables of eval/ need a key metric that each case has")
+    values: dict[str, dict[str, float]] = {}
+    for row in rows:
+        image = images[row["participant_id"], row["session_id"]]
+        values.setdefault(image, {})[row["name"]] = _number(row[metric])
+    return list(dict.fromkeys(r["name"] for r in rows)), values
+
+
+def write_eval_dice_tables(archive: str) -> list[str]:
+    """``eval/val_mean_dice_raw.csv`` and ``_summary.csv``: the key metric by image and class, and over images.
+
+    Percentiles are linearly interpolated; ``std`` is that of the population; undefined values are counted
+    and left out.
+    """
+    raw, summary = layout.eval_dice_tables(archive)
+    classes, values = _values_by_image(archive, _key_metric(archive))
+    rows = [{**by_class, "mean": _mean([by_class[c] for c in classes if c in by_class])} for by_class in values.values()]
+    columns = [*classes, "mean"]
+    table = [{"filename": image, **{c: _cell(row.get(c, float("nan"))) for c in columns}} for image, row in zip(values, rows, strict=True)]
+    write_text(raw, tsv(["filename", *columns], table, ","))
+    write_text(summary, tsv(["class", *SUMMARY], ({"class": c, **_summary([r.get(c, float("nan")) for r in rows])} for c in columns), ","))
+    return [raw, summary]
+
+
+SUMMARY = ("mean", "median", "max", "5percentile", "95percentile", "std", "defined", "undefined")
+
+
+def _defined(values: Sequence[float]) -> list[float]:
+    return [v for v in values if v == v]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(_defined(values)) if _defined(values) else float("nan")
+
+
+def _percentile(values: Sequence[float], percent: float) -> float:
+    """As ``numpy.percentile``'s default."""
+    ordered = sorted(values)
+    at = (len(ordered) - 1) * percent / 100
+    low = int(at)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+
+
+def _summary(values: Sequence[float]) -> dict:
+    known = _defined(values)
+    counts = {"defined": len(known), "undefined": len(values) - len(known)}
+    if not known:
+        return {**dict.fromkeys(SUMMARY, "nan"), **counts}
+    numbers = (statistics.fmean(known), statistics.median(known), max(known), _percentile(known, 5), _percentile(known, 95), statistics.pstdev(known))
+    return {**dict(zip(SUMMARY, map(_cell, numbers), strict=False)), **counts}

@@ -1,0 +1,92 @@
+"""The MMAR configurations that follow from config_train.json."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+VARIABLES = ("multi_gpu", "amp", "num_workers", "dont_load_ts_model", "dont_load_ckpt_model")
+
+
+def environment_defaults() -> dict:
+    """environment.json of an archive: locations relative to it, as MMAR names them."""
+    return {
+        "DATA_ROOT": ".",
+        "DATASET_JSON": "config/dataset_0.json",
+        "PROCESSING_TASK": "segmentation",
+        "MMAR_EVAL_OUTPUT_PATH": "eval",
+        "MMAR_CKPT_DIR": "models",
+        "MMAR_CKPT": "models/model.pt",
+        "MMAR_TORCHSCRIPT": "models/model.ts",
+    }
+
+
+def _resolved_references(train: dict, listed: list) -> list:
+    named = {c.get("name"): c for c in train["pre_transforms"]}
+    return [deepcopy(named.get(c.get("ref"), c)) for c in listed]
+
+
+def _model_choices(conf: dict) -> list[dict]:
+    return [
+        {"ts_path": "{MMAR_TORCHSCRIPT}", "disabled": "{dont_load_ts_model}"},
+        {"ckpt_path": "{MMAR_CKPT}", **deepcopy(conf["train"]["model"]), "disabled": "{dont_load_ckpt_model}"},
+    ]
+
+
+def _evaluation(conf: dict, use_ts: bool, data_list_key: str, metrics: bool, handlers: list) -> dict:
+    validate = deepcopy(conf["validate"])
+    used = {k: v for k, v in conf.items() if not isinstance(v, (dict, list))}
+    used.update({"multi_gpu": False, "dont_load_ts_model": not use_ts, "dont_load_ckpt_model": use_ts})
+    dataset = {**validate["dataset"], "data_list_key": data_list_key}
+    kept = ("dataloader", "inferer", "post_transforms")
+    result = {
+        **used,
+        "model": _model_choices(conf),
+        "pre_transforms": _resolved_references(conf["train"], validate["pre_transforms"]),
+        "dataset": dataset,
+        **{k: validate[k] for k in kept},
+        "handlers": handlers,
+    }
+    if metrics:
+        result.update({k: validate[k] for k in ("metrics", "key_metric", "additional_metrics") if k in validate})
+    result["evaluator"] = validate["evaluator"]
+    return result
+
+
+def _finetune(conf: dict) -> dict:
+    """The training configuration with a loader of the archive's own weights in front."""
+    tuned = deepcopy(conf)
+    tuned["dont_load_ckpt_model"] = False
+    loader = {
+        "name": "CheckpointLoader",
+        "disabled": "{dont_load_ckpt_model}",
+        "args": {"load_path": "{MMAR_CKPT}", "load_dict": {"model": "@model"}},
+    }
+    others = [h for h in tuned["train"]["handlers"] if h.get("name") != "CheckpointLoader"]
+    tuned["train"]["handlers"] = [loader, *others]
+    return tuned
+
+
+def derived_configs(conf: dict, task: str) -> dict[str, dict]:
+    """config_finetune, config_validation, config_validation_ckpt and config_inference.
+
+    Parameters
+    ----------
+    conf:
+        A ``config_train.json`` with both sections.
+    task:
+        segmentation or classification; decides how predictions are saved.
+    """
+    saver = {
+        "segmentation": {"name": "SegmentationSaver", "args": {"output_dir": "{MMAR_EVAL_OUTPUT_PATH}"}},
+        "classification": {"name": "ClassificationSaver", "args": {"output_dir": "{MMAR_EVAL_OUTPUT_PATH}"}},
+    }[task]
+    metrics = {
+        "name": "MetricsSaver",
+        "args": {"save_dir": "{MMAR_EVAL_OUTPUT_PATH}", "metrics": "*", "metric_details": ["val_mean_dice"], "summary_ops": "*"},
+    }
+    return {
+        "config_finetune.json": _finetune(conf),
+        "config_validation.json": _evaluation(conf, True, "validation", True, [metrics]),
+        "config_validation_ckpt.json": _evaluation(conf, False, "validation", True, [metrics]),
+        "config_inference.json": _evaluation(conf, True, "test", False, [saver]),
+    }

@@ -1,0 +1,143 @@
+"""docs/ and LICENSE: the model card from the archive's own facts, and what is known of licences. No torch."""
+
+from __future__ import annotations
+
+from statistics import fmean, stdev
+
+from . import layout
+from .bundle_metadata import description, licence_line, spatial_shape
+from .configure import read_effective
+from .errors import UserError
+from .files import read_json, write_text
+from .maps import finished_runs
+from .run import zip_member
+from .tables import read_tsv
+
+WHO_DECIDES = (
+    "Who publishes this archive must decide this: read the data's licence (attribution, share-alike and\n"
+    "non-commercial terms may bind a model trained on the data), then replace this file by the licence chosen."
+)
+
+
+def write_doc(archive: str, name: str) -> list[str]:
+    """Write one of ``layout.DOCS``; return its path."""
+    makers = {"README.md": _readme, "license.txt": _licence, "data_license.txt": _data_licence}
+    if name not in makers:
+        raise UserError(f"docs/{name}: no such document; wanted one of {', '.join(makers)}")
+    write_text(layout.doc(archive, name), makers[name](archive))
+    return [layout.doc(archive, name)]
+
+
+def write_licence(archive: str) -> list[str]:
+    """``LICENSE``, of the model weights."""
+    write_text(layout.licence(archive), _licence(archive))
+    return [layout.licence(archive)]
+
+
+def _licence(archive: str) -> str:
+    return f"Licence of the model weights: not decided yet.\n\nThe weights were trained on data under: {licence_line(archive)}\n\n{WHO_DECIDES}\n"
+
+
+def _data_licence(archive: str) -> str:
+    dataset = read_json(layout.dataset_json(archive))
+    lines = [f"Data: {dataset.get('name') or 'unnamed dataset'}", f"Licence as stated with the data: {licence_line(archive)}"]
+    lines += [f"Reference: {dataset['reference']}"] if dataset.get("reference") else []
+    return "\n".join([*lines, "", "The data themselves are not in this archive.", ""])
+
+
+# ---- README.md
+
+
+def _readme(archive: str) -> str:
+    dataset, train = read_json(layout.dataset_json(archive)), read_effective(archive, "train")
+    title = f"# {dataset.get('name') or 'Model'} {train['task']}"
+    sections = [_model(archive, train), _data(archive, dataset), _results(archive, train), _use(archive)]
+    return "\n\n".join([title, description(archive), *sections]) + "\n"
+
+
+def _model(archive: str, train: dict) -> str:
+    publish, grid = read_effective(archive, "publish")["publish"], " x ".join(map(str, spatial_shape(train)))
+    rows = [
+        f"Network: {_name(train['model'])}, input grid such as {grid}",
+        f"Loss: {_name(train['loss'])}; optimizer: {_name(train['optimizer'])}; at most {train['epochs']} epochs; seed {train['seed']}",
+        f"Published in `models/`: split {publish}, the epoch with the best {train['validate']['metrics'][0]['label']}",
+    ]
+    return "\n".join(["## Model", "", *(f"- {r}" for r in rows)])
+
+
+def _name(component: dict) -> str:
+    return component.get("name", component.get("path", ""))
+
+
+def _data(archive: str, dataset: dict) -> str:
+    splits = read_json(layout.splits_json(archive))
+    classes = ", ".join(f"{k} {v}" for k, v in dataset["labels"].items())
+    rows = [
+        f"Source: {dataset.get('reference') or 'not stated'}; licence: {licence_line(archive)}",
+        f"Channels: {', '.join(dataset['modality'].values())}; classes: {classes}",
+        *(f"Split {k}: {len(s['train'])} training and {len(s['validation'])} validation cases" for k, s in enumerate(splits["splits"])),
+        *(f"Test group `{g}`: {len(names)} cases" for g, names in splits["groups"].items()),
+    ]
+    return "\n".join(["## Data", "", *(f"- {r}" for r in rows)])
+
+
+def _results(archive: str, train: dict) -> str:
+    """Every metric of the checkpoint with the best key metric, over splits."""
+    labels = ["loss", *(m["label"] for m in train["validate"]["metrics"])]
+    runs = finished_runs(archive)
+    if not runs:
+        raise UserError(f"{archive}: no split is trained; the model card reports results")
+    best, groups = f"best-{labels[1]}", read_effective(archive, "evaluate")["groups"]
+    checkpoint = next(iter([c for c in read_effective(archive, "evaluate")["checkpoints"] if c == best]), None)
+    checkpoint = checkpoint or read_effective(archive, "evaluate")["checkpoints"][0]
+    tested = {g: [_tested(archive, g, k, checkpoint) for k in runs] for g in groups}
+    lines = [
+        "## Results",
+        "",
+        f"Mean ± standard deviation over {len(runs)} split{'s' if len(runs) > 1 else ''}. Validation: each metric's best epoch, hence optimistic. Test: checkpoint `{checkpoint}`.",
+        "",
+        f"| Metric | Validation | {''.join(f'Test: {g} | ' for g in groups)}".rstrip(),
+        f"|---|---|{'---|' * len(groups)}",
+    ]
+    for label in labels:
+        cells = [_spread([info["best"][label]["value"] for info in runs.values() if label in info["best"]])]
+        cells += [_spread([_number(row.get(label)) for row in tested[g]]) for g in groups]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "Distances are in mm. Values per class and case are in the tables beside each checkpoint."])
+
+
+def _tested(archive: str, group: str, split: int, checkpoint: str) -> dict[str, str]:
+    path = layout.evaluation_zip(archive, group, split)
+    try:
+        return read_tsv(zip_member(path, f"{checkpoint}/aggregated.tsv").decode())[0]
+    except FileNotFoundError:
+        raise UserError(f"{path}: file not found; test split {split} on group {group} first") from None
+
+
+def _number(cell: str | None) -> float | None:
+    return None if cell in (None, "", "n/a") else float(cell)
+
+
+def _spread(values: list[float | None]) -> str:
+    known = [v for v in values if v is not None]
+    if not known:
+        return "undefined"
+    return f"{fmean(known):.4f}" + (f" ± {stdev(known):.4f}" if len(known) > 1 else "")
+
+
+def _use(archive: str) -> str:
+    group_by = read_json(layout.archive_json(archive))["splits"].get("group_by") or []
+    grouped = f"participant and {', '.join(group_by)}" if group_by else "participant"
+    return "\n".join(
+        [
+            "## Intended use and limits",
+            "",
+            "- For research. Not a medical device; not for diagnosis or treatment.",
+            "- Made for images like those above: same modality, field of view and orientation. Other scanners, protocols and populations are untested.",
+            f"- Cases of one {grouped} never lie on two sides of a split; kinship that these do not show is not excluded.",
+            "",
+            "## Licence",
+            "",
+            f"Data: {licence_line(archive)}. Weights: see `LICENSE`; whoever publishes them decides.",
+        ]
+    )

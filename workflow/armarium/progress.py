@@ -1,0 +1,85 @@
+"""How a training shows where it is: a bar on a terminal, sparse lines in a log, live TensorBoard events."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class EpochProgress:
+    """Shows epochs as they end.
+
+    Parameters
+    ----------
+    split:
+        Number of the split.
+    epochs:
+        How many there will be.
+    events:
+        Folder of the live TensorBoard events.
+    done:
+        Epochs trained before this process.
+    """
+
+    def __init__(self, split: str, epochs: int, events: Path, done: int):
+        self.split, self.epochs, self.done = split, epochs, done
+        self.events = events
+        self.started = self.told = time.monotonic()
+
+    def __enter__(self) -> EpochProgress:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(self.events))
+        self.bar = None
+        if sys.stderr.isatty():
+            self.bar = tqdm(total=self.epochs, initial=self.done, desc=f"split {self.split}", unit="epoch", leave=False)
+        elif self.done:
+            print(f"split {self.split}: resuming after epoch {self.done}", file=sys.stderr, flush=True)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.writer.close()
+        if self.bar is not None:
+            self.bar.close()
+
+    def epoch(self, progress, validated: bool) -> None:
+        """Show the epoch that just ended; ``progress`` is the training's record."""
+        epoch = progress.epoch
+        loss = mean_loss(progress.losses, epoch)
+        scores = progress.history["aggregated"][-1] if validated else {}
+        scores = {k: v for k, v in scores.items() if k != "epoch"}
+        self.writer.add_scalar("train_loss", loss, epoch)
+        self.writer.add_scalar("learning_rate", progress.rates[-1][2], epoch)
+        for name, value in scores.items():
+            self.writer.add_scalar(f"val_{name}", value, epoch)
+        self.writer.flush()
+        shown = {"loss": f"{loss:.4f}", **{f"val {k}": f"{v:.4f}" for k, v in scores.items()}}
+        if self.bar is not None:
+            self.bar.set_postfix(shown, refresh=False)
+            self.bar.update(1)
+        else:
+            self._line(epoch, shown)
+
+    def _line(self, epoch: int, shown: dict[str, str]) -> None:
+        now = time.monotonic()
+        if now - self.told < SECONDS_BETWEEN_LINES and epoch not in (self.epochs, self.done + 1):
+            return
+        self.told = now
+        left = (now - self.started) / (epoch - self.done) * (self.epochs - epoch)
+        text = ", ".join(f"{k} {v}" for k, v in shown.items())
+        print(f"split {self.split}: epoch {epoch}/{self.epochs}, {text}, {left:.0f} s left", file=sys.stderr, flush=True)
+
+
+def mean_loss(losses: list, epoch: int) -> float:
+    """The mean training loss of an epoch; ``losses`` are rows of epoch, batch, loss."""
+    values = []
+    for row in reversed(losses):
+        if row[0] != epoch:
+            break
+        values.append(row[2])
+    return sum(values) / len(values)

@@ -1,0 +1,210 @@
+"""What ran, when, for how long and on what: one sidecar per step, the archive's only home of dates.
+
+A sidecar is ``provenance/<step>.json``; the manifest is assembled from them. Files are named relative to
+the archive, files of the dataset as ``data:<path relative to the data root>``, anything else as
+``outside:<start of its SHA-256>/<file name>``: no path of this machine is kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import re
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from . import __version__, layout
+from .files import read_json, write_json
+from .hashing import HashIndex, sha256
+
+SIDECAR = "armarium-step/1"
+"""The value of a sidecar's ``format`` key; other JSON files beside them are no sidecars."""
+
+DATA = "data:"
+OUTSIDE = "outside:"
+PACKAGES = ("torch", "monai", "numpy", "nibabel", "pandas", "ignite")
+
+
+@dataclass
+class Step:
+    """A running step; its body may add to every field.
+
+    Attributes
+    ----------
+    inputs, outputs:
+        Paths of files, absolute or relative to the working directory.
+    parameters:
+        What was asked for, as JSON values.
+    resources:
+        What it ran on, such as the GPU's name.
+    data_inputs:
+        Files of the dataset, relative to the data root, with their SHA-256.
+    """
+
+    inputs: list[str]
+    outputs: list[str]
+    parameters: dict[str, Any]
+    data_inputs: dict[str, str]
+    resources: dict[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def step(
+    archive: str,
+    name: str,
+    rule: str,
+    inputs: list[str],
+    outputs: list[str],
+    parameters: dict[str, Any] | None = None,
+    data_inputs: dict[str, str] | None = None,
+    hash_index: HashIndex | None = None,
+) -> Iterator[Step]:
+    """Run the body as one step of ``archive`` and write its sidecar when it succeeds.
+
+    Inputs are hashed before the body, as what it read; those that the body adds, and outputs, after it.
+
+    Parameters
+    ----------
+    name:
+        The step's own name, unique in the archive: the sidecar's name.
+    rule:
+        The rule that the step is a job of.
+    hash_index:
+        Where hashes of large files are remembered between steps.
+
+    Raises
+    ------
+    FileNotFoundError
+        If an input, or after the body an output, does not exist.
+    """
+    inputs = list(inputs)
+    running = Step(list(inputs), list(outputs), dict(parameters or {}), dict(data_inputs or {}))
+    read = _hashes(archive, running.inputs, hash_index)
+    start, clock, cpu = datetime.now(UTC), time.perf_counter(), _cpu_seconds()
+    yield running
+    used = {
+        "wall_seconds": round(time.perf_counter() - clock, 3),
+        "cpu_seconds": round(_cpu_seconds() - cpu, 3),
+        "peak_memory_bytes": _peak_memory(),
+    }
+    end = datetime.now(UTC)
+    added = sorted(set(running.inputs).difference(inputs))
+    data = {f"{DATA}{path}": {"sha256": digest} for path, digest in sorted(running.data_inputs.items())}
+    write_json(
+        layout.sidecar(archive, name),
+        {
+            "format": SIDECAR,
+            "name": name,
+            "rule": rule,
+            "start": start.isoformat(timespec="microseconds"),
+            "end": end.isoformat(timespec="microseconds"),
+            "resources": used | running.resources,
+            "host": platform.node(),
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "packages": _package_versions(),
+            "armarium": __version__,
+            "code_sha256": code_sha256(),
+            "command": command_line(sys.argv, archive),
+            "parameters": running.parameters,
+            "inputs": read | _hashes(archive, added, hash_index) | data,
+            "outputs": _hashes(archive, running.outputs, hash_index),
+        },
+    )
+
+
+def read_sidecars(archive: str) -> list[dict[str, Any]]:
+    """The archive's sidecars in the order in which their steps ended.
+
+    Raises
+    ------
+    UserError
+        If a file among them is no JSON.
+    """
+    workflow = os.path.dirname(layout.workflow_copy(archive))
+    found = []
+    for folder, subfolders, names in os.walk(os.path.dirname(layout.sidecar(archive, "*"))):
+        subfolders[:] = [s for s in subfolders if s[0] != "." and os.path.join(folder, s) != workflow]
+        found += [read_json(os.path.join(folder, name)) for name in names if name.endswith(".json")]
+    steps = [record for record in found if isinstance(record, dict) and record.get("format") == SIDECAR]
+    return sorted(steps, key=lambda record: (record["end"], record["name"]))
+
+
+@functools.cache
+def code_sha256() -> str:
+    """SHA-256 over this package's Python files: their names and bytes, in sorted order."""
+    package = os.path.dirname(os.path.abspath(__file__))
+    digest = hashlib.sha256()
+    for folder, subfolders, names in os.walk(package):
+        subfolders.sort()
+        for name in sorted(n for n in names if n.endswith(".py")):
+            path = os.path.join(folder, name)
+            digest.update(f"{os.path.relpath(path, package)}\0{sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def command_line(argv: list[str], archive: str) -> list[str]:
+    """``argv`` without a path of this machine.
+
+    A path below the working directory becomes relative to it, one of an archive elsewhere relative to
+    the archive's parent; of any other only the last name is kept, as ``.../name``.
+    """
+    program, *arguments = argv
+    folder, script = os.path.split(program)
+    if script == "__main__.py":
+        head = ["python", "-m", os.path.basename(folder)]
+    else:
+        head = [script]
+    return head + [_ABSOLUTE.sub(lambda m: _without_machine(m[1], archive), a) for a in arguments]
+
+
+_ABSOLUTE = re.compile(r"(?:\bfile://|(?<![\w./~-]))(/(?!/)[^\s,;:\"'\]})]*)")
+
+
+def _without_machine(path: str, archive: str) -> str:
+    for base in (os.getcwd(), os.path.dirname(os.path.abspath(archive))):
+        inside = os.path.relpath(path, base)
+        if not _leaves(inside) and (base == os.getcwd() or not _leaves(os.path.relpath(path, archive))):
+            return inside
+    return f".../{os.path.basename(path.rstrip('/'))}"
+
+
+def _leaves(relative: str) -> bool:
+    return relative == ".." or relative.startswith(f"..{os.sep}")
+
+
+def _hashes(archive: str, paths: list[str], index: HashIndex | None) -> dict[str, dict[str, Any]]:
+    digests = index.many(paths) if index else {path: sha256(path) for path in paths}
+    found = {}
+    for path, digest in digests.items():
+        name = os.path.relpath(path, archive)
+        if _leaves(name):
+            name = f"{OUTSIDE}{digest[:12]}/{os.path.basename(path)}"
+        found[name] = {"sha256": digest, "size": os.path.getsize(path)}
+    return found
+
+
+def _cpu_seconds() -> float:
+    """Processor time of this process and of its finished children."""
+    return sum(os.times()[:4])
+
+
+def _peak_memory() -> int:
+    """Largest resident memory of this process or of any one finished child, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return max(peaks) * unit
+
+
+def _package_versions() -> dict[str, str]:
+    """Versions of the packages that this process has imported, and only those."""
+    loaded = {name: getattr(sys.modules.get(name), "__version__", None) for name in PACKAGES}
+    return {name: str(version) for name, version in loaded.items() if version is not None}

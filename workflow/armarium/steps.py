@@ -1,0 +1,315 @@
+"""The steps of the workflow: each reads and writes canonical files of one archive and leaves a sidecar.
+
+Light steps import nothing heavy; those that compute import torch inside.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from . import layout
+from .configure import data_root_of, dataset_digest, fingerprint_on_disk, published_checkpoint, read_effective
+from .errors import UserError
+from .files import json_text, read_json, write_bytes, write_json
+from .hashing import HashIndex
+from .provenance import step
+from .run import Workspace, only_trainer, run_info, zip_member
+
+
+def hash_index(cache_dir: str) -> HashIndex:
+    return HashIndex(Path(cache_dir, "hashes.sqlite"))
+
+
+# ---- data
+
+
+def check_data(archive: str, workers: int) -> None:
+    """Check every case of the dataset and the test lists; write their table and what the list says."""
+    from .checks import check_dataset, write_cases_table
+    from .dataset import read_dataset, with_test_lists
+
+    spec, root = read_effective(archive, "data")["dataset"], data_root_of(archive)
+    outputs = [layout.cases_tsv(archive), layout.dataset_json(archive)]
+    sources = [layout.effective(archive, p) for p in ("data", "evaluate", "files")]
+    with step(archive, "check_data", "check_data", sources, outputs) as running:
+        listed = read_dataset(spec, root)
+        dataset = with_test_lists(listed, {"groups": _groups(archive)}, root)
+        rows = check_dataset(dataset, spec, root, workers)
+        write_cases_table(layout.cases_tsv(archive), rows)
+        facts = {**dataset.header(), "list": spec["list"], "cases": len(rows), "digest": dataset_digest(listed)}
+        write_json(layout.dataset_json(archive), facts)
+        running.data_inputs = _content(dataset.cases, {r["case"]: r for r in rows})
+
+
+def _groups(archive: str) -> dict:
+    return {g: t for g, t in read_effective(archive, "evaluate")["groups"].items() if "given" not in t}
+
+
+def _content(cases, rows: dict[str, dict]) -> dict[str, str]:
+    """SHA-256 of every data file, by its path under the data root."""
+    found: dict[str, str] = {}
+    for case in cases:
+        row = rows[case.case]
+        found.update(zip(case.images, row["image_sha256"].split(";"), strict=True))
+        if isinstance(case.label, str):
+            found[case.label] = row["label_sha256"]
+    return found
+
+
+def split_data(archive: str) -> None:
+    """Divide the cases into splits and test groups."""
+    from .checks import read_cases_table
+    from .dataset import read_dataset
+    from .splits import make_splits
+
+    spec, root = read_effective(archive, "data")["dataset"], data_root_of(archive)
+    part = read_effective(archive, "split")
+    inputs = [layout.cases_tsv(archive), *(layout.effective(archive, p) for p in ("data", "split", "evaluate", "files"))]
+    with step(archive, "split_data", "split_data", inputs, [layout.splits_json(archive)], part["splits"]):
+        rows = read_cases_table(layout.cases_tsv(archive))
+        splits = make_splits(read_dataset(spec, root), rows, part["splits"], {"groups": _groups(archive)}, part["given"], root)
+        write_json(layout.splits_json(archive), {"fingerprint": fingerprint_on_disk(archive, "splits"), **splits})
+
+
+def write_datalist(archive: str, split: str) -> None:
+    """The MMAR datalist of a split."""
+    from .splits import datalist_of_split
+
+    inputs = [layout.splits_json(archive), layout.dataset_json(archive)]
+    with step(archive, f"write_datalist_{split}", "write_datalist", inputs, [layout.datalist(archive, split)]):
+        facts = {k: v for k, v in read_json(layout.dataset_json(archive)).items() if k not in ("list", "cases", "digest")}
+        write_json(layout.datalist(archive, split), datalist_of_split(read_json(layout.splits_json(archive)), int(split), facts))
+
+
+def cases_of(archive: str, names: list[str]) -> list[dict]:
+    """Cases by name as training and evaluation take them: ids, files, label and content hashes."""
+    from .checks import read_cases_table
+
+    known, rows = read_json(layout.splits_json(archive))["cases"], read_cases_table(layout.cases_tsv(archive))
+    return [{"case": n, **known[n], "sha256": [rows[n]["image_sha256"], rows[n]["label_sha256"]]} for n in names]
+
+
+def class_names(archive: str) -> dict[int, str]:
+    return {int(k): v for k, v in read_json(layout.dataset_json(archive))["labels"].items()}
+
+
+# ---- training
+
+
+def train(archive: str, split: str, device: str, cache_dir: str) -> None:
+    """Train a split into its run.zip; take what an earlier or orphaned trainer already finished."""
+    wanted = fingerprint_on_disk(archive, "training", split)
+    workspace = Workspace(archive, split, wanted)
+    inputs = [
+        *(layout.effective(archive, p) for p in ("data", "split", "train", "files")),
+        layout.splits_json(archive),
+        layout.cases_tsv(archive),
+    ]
+    output = layout.run_zip(archive, split)
+    with only_trainer(archive, split):
+        if workspace.take_finished():
+            print(f"split {split}: already trained; taking the finished run", file=sys.stderr)
+            return
+        with step(archive, f"train_split-{split}", "train_split", inputs, [output]) as running:
+            running.resources |= _train(archive, split, device, cache_dir, workspace)
+
+
+def _train(archive: str, split: str, device: str, cache_dir: str, workspace: Workspace) -> dict:
+    settings = read_effective(archive, "train")
+    sides = read_json(layout.splits_json(archive))["splits"][int(split)]
+    from .records import run_members
+    from .training import SplitTraining, choose_device, make_deterministic
+
+    make_deterministic(settings)
+    training = SplitTraining(
+        settings,
+        split,
+        cases_of(archive, sides["train"]),
+        cases_of(archive, sides["validation"]),
+        class_names(archive),
+        data_root_of(archive),
+        cache_dir,
+        choose_device(device),
+        workspace,
+    )
+    progress = training.run()
+    folder = Path(layout.environment_txt(archive)).parent
+    environment = {f"env/{p.name}": p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
+    members = run_members(training, workspace.fingerprint, environment)
+    workspace.finish(members, progress.epochs_to_keep(settings["keep_epochs"]))
+    return {"device": str(training.device), "steps": len(progress.losses)}
+
+
+def select(archive: str, split: str, checkpoint: str, weights: bool) -> None:
+    """A checkpoint's weights, or its validation tables, out of run.zip."""
+    from .run import select_checkpoint, select_tables
+
+    folder = layout.checkpoint_dir(archive, split, checkpoint)
+    what, run_zip = ("weights" if weights else "tables"), layout.run_zip(archive, split)
+    outputs = [layout.checkpoint_pt(folder)] if weights else layout.checkpoint_tables(folder)
+    rule = "select_checkpoint" if weights else "select_tables"
+    with step(archive, f"select_{what}_split-{split}_{checkpoint}", rule, [run_zip], outputs):
+        (select_checkpoint if weights else select_tables)(archive, split, checkpoint)
+
+
+def copy_logs(archive: str, split: str, targets: list[str]) -> None:
+    """Logs and histories of a split out of run.zip."""
+    from .run import copy_members
+
+    rule = "copy_learning_rates" if len(targets) == 1 else "copy_logs"
+    with step(archive, f"{rule}_split-{split}", rule, [layout.run_zip(archive, split)], targets):
+        copy_members(archive, split, targets)
+
+
+def check_recipe(archive: str) -> None:
+    """Build every component of the recipe before anything costly; write what the network is."""
+    inputs = [layout.effective(archive, "train"), layout.dataset_json(archive)]
+    outputs = [layout.architecture_log(archive), layout.nn_summary(archive)]
+    with step(archive, "check_recipe", "check_recipe", inputs, outputs):
+        from .inspection import check_components, layer_table
+
+        network = check_components(read_effective(archive, "train"), class_names(archive))
+        write_bytes(outputs[0], f"{network!r}\n".encode())
+        write_bytes(outputs[1], layer_table(network).encode())
+
+
+# ---- evaluation
+
+
+def test_split(archive: str, group: str, split: str, device: str, cache_dir: str) -> None:
+    """Score all selected checkpoints of a split on a test group, in one process."""
+    run_zip, output = layout.run_zip(archive, split), layout.evaluation_zip(archive, group, split)
+    inputs = [run_zip, layout.splits_json(archive), layout.cases_tsv(archive), layout.effective(archive, "evaluate")]
+    with step(archive, f"test_{group}_split-{split}", "test_split", inputs, [output], hash_index=hash_index(cache_dir)):
+        from .testing import evaluate_checkpoints
+
+        settings = read_effective(archive, "train")
+        cases = cases_of(archive, read_json(layout.splits_json(archive))["groups"][group])
+        members = evaluate_checkpoints(
+            settings, run_zip, read_effective(archive, "evaluate")["checkpoints"], cases, class_names(archive), data_root_of(archive), cache_dir, device
+        )
+        _write_evaluation(archive, output, members, fingerprint_on_disk(archive, "evaluation", group, split))
+
+
+def write_results(archive: str, group: str, split: str, checkpoint: str) -> None:
+    """The tables of one checkpoint on one test group, out of the evaluation's zip."""
+    from .maps import write_result_computational
+
+    source, folder = layout.evaluation_zip(archive, group, split), layout.result_dir(archive, group, split, checkpoint)
+    outputs = [*layout.result_tables(folder), layout.result_computational(folder)]
+    with step(archive, f"write_results_{group}_split-{split}_{checkpoint}", "write_results", [source], outputs):
+        for name, target in zip(layout.METRIC_TABLES, layout.result_tables(folder), strict=True):
+            write_bytes(target, zip_member(source, f"{checkpoint}/{name}"))
+        write_result_computational(archive, group, split, checkpoint)
+
+
+def _write_evaluation(archive: str, output: str, members: dict, fingerprint: str) -> None:
+    from .run import INFO, write_zip
+
+    write_zip(output, {INFO: json_text({"fingerprint": fingerprint}), **members})
+
+
+def published_cases(archive: str) -> list[str]:
+    """The cases that the published model may be scored on: the test groups, else its own validation cases."""
+    splits = read_json(layout.splits_json(archive))
+    tested = sorted({name for names in splits["groups"].values() for name in names})
+    return tested or splits["splits"][read_effective(archive, "publish")["publish"]]["validation"]
+
+
+def evaluate_published(archive: str, device: str, cache_dir: str) -> None:
+    """Score the published TorchScript, and keep its predictions."""
+    output = layout.eval_zip(archive)
+    inputs = [layout.published_ts(archive), layout.splits_json(archive), layout.cases_tsv(archive)]
+    with step(archive, "evaluate_published", "evaluate_published", inputs, [output]):
+        from .testing import evaluate_torchscript
+
+        members = evaluate_torchscript(
+            read_effective(archive, "train"),
+            layout.published_ts(archive),
+            cases_of(archive, published_cases(archive)),
+            class_names(archive),
+            data_root_of(archive),
+            cache_dir,
+            device,
+            read_effective(archive, "evaluate")["predictions"],
+        )
+        _write_evaluation(archive, output, members, fingerprint_on_disk(archive, "published evaluation"))
+
+
+def export_split(archive: str, split: str, checkpoints: list[str]) -> None:
+    """Export the selected checkpoints of a split as TorchScript."""
+    run_zip, output = layout.run_zip(archive, split), layout.exports_zip(archive, split)
+    inputs = [run_zip, *(layout.effective(archive, p) for p in ("train", "export", "publish")), layout.dataset_json(archive)]
+    with step(archive, f"export_split-{split}", "export_split", inputs, [output]):
+        from .bundle import inference_config, metadata
+        from .export import export_split as export
+
+        extra = {"metadata.json": json.dumps(metadata(archive)), "inference.json": json.dumps(inference_config(archive))}
+        tolerance = read_effective(archive, "export")["tolerance"]
+        wanted = fingerprint_on_disk(archive, "export", split)
+        export(read_effective(archive, "train"), run_zip, checkpoints, tolerance, extra, output, wanted)
+
+
+def publish_weights(archive: str, which: str) -> None:
+    """models/model.pt (``best``: by the key metric) or models/final_model.pt (``final``), without prefix."""
+    split = read_effective(archive, "publish")["publish"]
+    run_zip = layout.run_zip(archive, split)
+    checkpoint = published_checkpoint(read_effective(archive, "train")) if which == "best" else "final"
+    output = layout.published_model(archive) if which == "best" else layout.published_final(archive)
+    with step(archive, f"publish_{which}", "publish_weights", [run_zip], [output], {"checkpoint": checkpoint}):
+        from .run import epoch_of, saved
+        from .weights import plain_weights
+
+        write_bytes(output, saved(plain_weights(run_zip, epoch_of(run_info(run_zip), checkpoint))))
+
+
+def extract(archive: str, source: str, member: str, target: str, rule: str) -> None:
+    """Copy one member of a zip of the archive to its canonical place."""
+    name = target.removeprefix(f"{archive}/").replace("/", ".")
+    with step(archive, f"{rule}_{name}", rule, [source], [target]):
+        try:
+            write_bytes(target, zip_member(source, member))
+        except KeyError:
+            raise UserError(f"{source}: no member '{member}'; delete this file and ask for {target} again") from None
+
+
+# ---- the archive as a whole
+
+
+def write(archive: str, what: str, function, names: tuple[str, ...]) -> None:
+    """Run a writer of one of the archive's faces; it reads what the configuration and tables say."""
+    name = "_".join(["write", what.replace("-", "_"), *names])
+    with step(archive, name, f"write_{what.replace('-', '_')}", [], []) as running:
+        running.outputs += function(archive, *names)
+
+
+def record_environment(archive: str) -> None:
+    """env/: as training froze it if there is a run, else this process's."""
+    from .environment import frozen_environment, write_environment
+
+    split = read_effective(archive, "publish")["publish"]
+    frozen = frozen_environment(layout.run_zip(archive, split))
+    outputs = layout.environment_files(archive, conda=False)
+    with step(archive, "record_environment", "record_environment", [], outputs):
+        write_environment(archive, frozen)
+
+
+def copy_workflow(archive: str, snakefile: str) -> None:
+    """One Snakefile with its includes put in, as it was when the archive was made."""
+    import re
+
+    source = Path(snakefile)
+    with step(archive, "copy_workflow", "copy_workflow", [], [layout.workflow_copy(archive)]):
+        text = re.sub(r'^include: "(.+)"$', lambda m: (source.parent / m[1]).read_text().rstrip(), source.read_text(), flags=re.M)
+        write_bytes(layout.workflow_copy(archive), text.encode())
+
+
+def write_manifest(archive: str, cache_dir: str) -> None:
+    """The manifest over everything; then resume states are no longer needed."""
+    from .manifest import write_manifest as write
+    from .run import forget_workspaces
+
+    forget_workspaces(archive, [int(p.name.partition("-")[2]) for p in Path(archive, "training").glob("split-*")])
+    write(archive, hash_index(cache_dir))

@@ -1,0 +1,86 @@
+"""Score trained checkpoints on cases they have never seen, paying imports and data once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy
+import torch
+
+from .evaluation import CLASS_SUMMARY, IDS, CaseScorer, Evaluation
+from .predictions import probability_table, segmentation_bytes
+from .records import class_columns
+from .run import epoch_of, run_info
+from .tables import tsv
+from .training import build_network, choose_device, make_deterministic
+from .weights import load_weights
+
+
+def evaluation_tables(evaluation: Evaluation) -> dict[str, str]:
+    """The four metric tables of an evaluation, by file name."""
+    metrics = evaluation.metrics
+    return {
+        "aggregated.tsv": tsv(metrics, [evaluation.aggregated()]),
+        "details.tsv": tsv([*IDS, *metrics], evaluation.details),
+        "classes.tsv": tsv(CLASS_SUMMARY, evaluation.classes()),
+        "class_details.tsv": tsv([*IDS, *class_columns(metrics)], evaluation.class_details),
+    }
+
+
+def evaluate_checkpoints(
+    settings: dict, run_zip: str, checkpoints: Sequence[str], cases: list[dict], class_names: dict[int, str], data_root: str, cache_dir: str, device: str
+) -> dict[str, str]:
+    """Tables of every checkpoint; those that are one epoch are scored once.
+
+    Returns
+    -------
+    dict
+        Text by member name, ``<checkpoint>/<table>``.
+    """
+    make_deterministic(settings)
+    chosen = choose_device(device)
+    scorer = CaseScorer(settings, data_root, cache_dir, chosen, class_names)
+    scorer.prepared.prepare_all(cases, workers=settings["threads"])
+    network = build_network(settings).to(chosen)
+    info = run_info(run_zip)
+    by_epoch: dict[int, dict[str, str]] = {}
+    members: dict[str, str] = {}
+    for checkpoint in checkpoints:
+        epoch = epoch_of(info, checkpoint)
+        if epoch not in by_epoch:
+            network.load_state_dict(load_weights(run_zip, epoch))
+            by_epoch[epoch] = evaluation_tables(scorer(network, cases))
+        members |= {f"{checkpoint}/{name}": text for name, text in by_epoch[epoch].items()}
+    return members
+
+
+def evaluate_torchscript(
+    settings: dict, path: str, cases: list[dict], class_names: dict[int, str], data_root: str, cache_dir: str, device: str, keep_predictions: bool
+) -> dict[str, str | bytes]:
+    """Tables of a TorchScript model, and its predictions.
+
+    Returns
+    -------
+    dict
+        The metric tables; ``predictions/<case>.nii.gz`` for segmentation, ``probabilities.tsv`` for classification.
+    """
+    make_deterministic(settings)
+    chosen = choose_device(device)
+    scorer = CaseScorer(settings, data_root, cache_dir, chosen, class_names)
+    scorer.prepared.prepare_all(cases, workers=settings["threads"])
+    kept: list[tuple[dict, numpy.ndarray | bytes]] = []
+
+    def keep(case: dict, prediction: numpy.ndarray) -> None:
+        if settings["task"] == "segmentation":
+            prediction = segmentation_bytes(prediction, Path(data_root, case["image"][0]))
+        kept.append((case, prediction))
+
+    network = torch.jit.load(path, map_location=chosen).eval()
+    evaluation = scorer(network, cases, keep if keep_predictions else None)
+    members: dict[str, str | bytes] = evaluation_tables(evaluation)
+    if keep_predictions and settings["task"] == "segmentation":
+        members |= {f"predictions/{case['case']}.nii.gz": data for case, data in kept}
+    elif keep_predictions:
+        members["probabilities.tsv"] = probability_table(kept, class_names)
+    return members

@@ -1,0 +1,436 @@
+"""Train one split, resuming exactly where a killed run stopped.
+
+An epoch is a pure function of weights, optimizer state, epoch number and seed: every random source is
+seeded from (seed, split, epoch) when the epoch starts, every case's augmentation from its number too.
+So a resumed run gives the bytes of an undisturbed one, with or without loader workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy
+import torch
+from ignite.engine import Events
+from monai.data import set_track_meta
+from monai.engines import SupervisedTrainer
+from monai.transforms import Randomizable
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from .cache import PreparedCases
+from .components import build, build_lr_scheduler, substitute_runtime
+from .errors import UserError
+from .evaluation import CaseScorer, Evaluation
+from .progress import EpochProgress
+from .run import Workspace
+from .transforms import apply_all, build_transforms, split_at_first_random
+
+CACHED_HANDLES = 8192
+LONG_RECORDS = ("losses", "rates")
+"""Records with a row for every step, saved as tensors: lists of that length are slow to save."""
+
+
+def seed_from(*parts: int | str) -> int:
+    """A seed in [0, 2^32) that differs with every part, the same on every machine."""
+    digest = hashlib.sha256(":".join(str(p) for p in parts).encode()).digest()
+    return int.from_bytes(digest[:4], "little")
+
+
+def choose_device(wanted: str) -> torch.device:
+    """``auto`` takes a GPU when there is one; ``cuda`` insists.
+
+    Raises
+    ------
+    UserError
+        If a GPU is insisted on and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("device is cuda, but torch sees no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES, or set device: auto")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def make_deterministic(settings: dict) -> None:
+    """Fix torch's threads and algorithms; other thread counts give other bytes."""
+    torch.set_num_threads(settings["threads"])
+    if settings["deterministic"]:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    else:
+        torch.backends.cudnn.benchmark = True
+
+
+class Network(torch.nn.Module):
+    """The recipe's network under the name that MAPS gives it, so that weights are keyed ``network.…``."""
+
+    def __init__(self, network: torch.nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor):
+        return self.network(x)
+
+
+def build_network(settings: dict) -> Network:
+    return Network(build("model", settings["model"], settings["allow"]))
+
+
+class TrainingCases(Dataset):
+    """Training cases with this epoch's augmentation.
+
+    Parameters
+    ----------
+    cases:
+        As :class:`~armarium.cache.PreparedCases` takes them.
+    prepared:
+        Does the deterministic transforms.
+    random:
+        The transforms from the first random one on.
+    seed:
+        Parts that the augmentation is seeded from, before the epoch and the case's number.
+    """
+
+    def __init__(self, cases: Sequence[dict], prepared: PreparedCases, random: list, seed: tuple):
+        self.cases, self.random, self.seed, self.epoch = cases, random, seed, 0
+        self.load = lru_cache(CACHED_HANDLES)(lambda i: prepared.get(cases[i]))
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        item = {k: self.load(i)[k] for k in ("image", "label")}
+        state = numpy.random.RandomState(seed_from(*self.seed, self.epoch, "case", i))
+        for transform in self.random:
+            if isinstance(transform, Randomizable):
+                transform.set_random_state(state=state)
+        item = apply_all(self.random, item, f"case {self.cases[i]['case']}")
+        return tuple(torch.as_tensor(item[k]) for k in ("image", "label"))
+
+
+class EpochOrder(Sampler):
+    """The order of an epoch: another one each epoch, the same whenever that epoch is trained."""
+
+    def __init__(self, dataset: TrainingCases):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(seed_from(*self.dataset.seed, self.dataset.epoch, "order"))
+        return iter(torch.randperm(len(self.dataset), generator=generator).tolist())
+
+
+@dataclass
+class Progress:
+    """All that a training remembers beside weights and optimizer; plain values, so it loads safely."""
+
+    epoch: int = 0
+    stopped_early: bool = False
+    best: dict = field(default_factory=dict)
+    stop_at: float = math.nan
+    without_gain: int = 0
+    losses: list = field(default_factory=list)
+    rates: list = field(default_factory=list)
+    history: dict = field(default_factory=lambda: {"aggregated": [], "details": [], "classes": [], "class_details": []})
+    timing: list = field(default_factory=list)
+    warnings: list = field(default_factory=list)
+
+    def epochs_to_keep(self, listed: Sequence[int]) -> set[int]:
+        """Epochs whose weights a rule may select, as known so far."""
+        kept = {b["epoch"] for b in self.best.values()} | {e for e in listed if e <= self.epoch}
+        return kept | {self.epoch}
+
+
+class SplitTraining:
+    """The training of one split.
+
+    Parameters
+    ----------
+    settings:
+        The effective training configuration.
+    split:
+        Its number.
+    train, validation:
+        Cases as :class:`~armarium.cache.PreparedCases` takes them.
+    class_names:
+        Names by class number.
+    data_root, cache_dir:
+        Where files are and where prepared cases go.
+    device:
+        What to train on.
+    workspace:
+        Holds the resume state.
+    """
+
+    def __init__(self, settings: dict, split: str, train: list[dict], validation: list[dict], class_names: dict[int, str], data_root: str, cache_dir: str, device: torch.device, workspace: Workspace):
+        self.settings, self.split, self.validation, self.device, self.workspace = settings, split, validation, device, workspace
+        self.seed = (settings["seed"], split)
+        self.amp = settings["amp"] and device.type == "cuda"
+        self.progress = Progress()
+        self._prepare_data(train, data_root, cache_dir)
+        self.scorer = CaseScorer(settings, data_root, cache_dir, device, class_names)
+        self.scorer.prepared.prepare_all(validation, workers=settings["threads"])
+        self._build_network_and_optimizer()
+
+    def _prepare_data(self, train: list[dict], data_root: str, cache_dir: str) -> None:
+        components, allow = self.settings["pre_transforms"], self.settings["allow"]
+        fixed, random = split_at_first_random(build_transforms(components, allow))
+        prepared = PreparedCases(components[: len(fixed)], data_root, cache_dir, allow)
+        prepared.prepare_all(train, workers=self.settings["threads"])
+        self.cases = TrainingCases(train, prepared, random, self.seed)
+        self.loader = DataLoader(
+            self.cases,
+            batch_size=self.settings["batch_size"],
+            sampler=EpochOrder(self.cases),
+            num_workers=self.settings["num_workers"],
+            generator=torch.Generator(),  # else making an iterator would draw from the global stream
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _build_network_and_optimizer(self) -> None:
+        settings, allow = self.settings, self.settings["allow"]
+        torch.manual_seed(seed_from(*self.seed, "weights"))
+        self.network = build_network(settings).to(self.device)
+        self.loss = build("loss", settings["loss"], allow).to(self.device)
+        known = {"iterations": len(self.loader) * settings["epochs"], "steps_per_epoch": len(self.loader)}
+        self.optimizer = build("optimizer", substitute_runtime(settings["optimizer"], known), allow, self.network.parameters())
+        schedule = substitute_runtime(settings["lr_scheduler"], known)
+        self.schedule = build_lr_scheduler(schedule, self.optimizer, allow) if schedule else None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp)
+        self.inferer = build("inferer", settings["inferer"], allow)
+
+    # ---- resume
+
+    def _stateful(self) -> dict:
+        parts = {"network": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
+        return parts | ({"schedule": self.schedule} if self.schedule else {})
+
+    def resume(self) -> int:
+        """Take up the saved state, if there is one; the epochs already trained."""
+        state = self.workspace.load_state()
+        if state is None:
+            self.workspace.start_afresh()
+            return 0
+        for name, part in self._stateful().items():
+            part.load_state_dict(state[name])
+        long = {k: [[int(r[0]), int(r[1]), *r[2:]] for r in state["progress"][k].tolist()] for k in LONG_RECORDS}
+        self.progress = Progress(**{**state["progress"], **long})
+        return self.progress.epoch
+
+    def _save(self) -> None:
+        state = {name: part.state_dict() for name, part in self._stateful().items()}
+        long = {k: torch.tensor(getattr(self.progress, k), dtype=torch.float64) for k in LONG_RECORDS}
+        self.workspace.save_state({**state, "progress": {**vars(self.progress), **long}})
+
+    # ---- one step, one epoch
+
+    def _step(self, engine, batch) -> dict:
+        images, labels = (t.to(self.device, non_blocking=True) for t in batch)
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, enabled=self.amp):
+            output = self.inferer(images.float(), self.network)
+            loss = self._loss_of(output, labels)
+        self.scaler.scale(loss).backward()
+        self._clip_gradients()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        value = float(loss.detach())
+        if not math.isfinite(value) and not self.amp:
+            raise UserError(
+                f"split {self.split}: the training loss became {value} in epoch {engine.state.epoch}; lower learning_rate, or set clip_grad_norm; "
+                "the last saved epoch is kept"
+            )
+        self.progress.losses.append([engine.state.epoch, self._batch_of(engine), value])
+        self._log_rate(engine)
+        if self.schedule and not self.settings["lr_epoch_level"]:
+            self.schedule.step()
+        return {"loss": value}
+
+    def _loss_of(self, output, labels: torch.Tensor) -> torch.Tensor:
+        """The loss; of several outputs (deep supervision) the mean."""
+        if isinstance(output, (list, tuple)):
+            return sum(self.loss(o, labels) for o in output) / len(output)
+        return self.loss(output, labels)
+
+    def _clip_gradients(self) -> None:
+        norm, value = self.settings["clip_grad_norm"], self.settings["clip_grad_value"]
+        if norm is None and value is None:
+            return
+        self.scaler.unscale_(self.optimizer)
+        if value is not None:
+            torch.nn.utils.clip_grad_value_(self.network.parameters(), value)
+        if norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), norm)
+
+    def _batch_of(self, engine) -> int:
+        return (engine.state.iteration - 1) % len(self.loader)
+
+    def _log_rate(self, engine) -> None:
+        self.progress.rates.append([engine.state.epoch, self._batch_of(engine), *(g["lr"] for g in self.optimizer.param_groups)])
+
+    def _start_epoch(self, engine) -> None:
+        epoch = self.cases.epoch = engine.state.epoch
+        seed = seed_from(*self.seed, epoch)
+        torch.manual_seed(seed)
+        numpy.random.seed(seed)
+        set_track_meta(False)
+        self.epoch_started = time.perf_counter()
+
+    def _end_epoch(self, engine) -> None:
+        epoch = self.progress.epoch = engine.state.epoch
+        trained = time.perf_counter() - self.epoch_started
+        if self.schedule and self.settings["lr_epoch_level"]:
+            self.schedule.step()
+        validated = self._validated(epoch)
+        if validated:
+            self._validate(epoch)
+        self._log_time(epoch, trained)
+        if epoch in self.settings["keep_epochs"]:
+            self._keep_weights()
+        self.display.epoch(self.progress, validated)
+        if self._last(epoch):
+            engine.terminate()
+            self._keep_weights()
+        if epoch % self.settings["save_interval"] == 0 or self._last(epoch):
+            self._save()
+            self.workspace.drop_checkpoints_but(self.progress.epochs_to_keep(self.settings["keep_epochs"]))
+
+    def _validated(self, epoch: int) -> bool:
+        return epoch % self.settings["validation_interval"] == 0 or epoch == self.settings["epochs"] or epoch in self.settings["keep_epochs"]
+
+    def _last(self, epoch: int) -> bool:
+        return epoch >= self.settings["epochs"] or self.progress.stopped_early
+
+    def _keep_weights(self) -> None:
+        weights = {k: v.detach().cpu() for k, v in self.network.state_dict().items()}
+        self.workspace.keep_checkpoint(self.progress.epoch, weights)
+
+    def _log_time(self, epoch: int, trained: float) -> None:
+        total = time.perf_counter() - self.epoch_started
+        memory = torch.cuda.max_memory_allocated() / 2**20 if self.device.type == "cuda" else 0.0
+        self.progress.timing.append([epoch, time.time(), trained, total - trained, len(self.cases) / trained, peak_memory_mib(), memory])
+
+    # ---- validation and what follows from it
+
+    def _validate(self, epoch: int) -> None:
+        evaluation = self.scorer(self.network, self.validation)
+        aggregated = evaluation.aggregated()
+        self._record(epoch, evaluation, aggregated)
+        if self._update_best(epoch, aggregated):
+            self._keep_weights()
+        self._decide_early_stop(aggregated)
+
+    def _record(self, epoch: int, evaluation: Evaluation, aggregated: dict[str, float]) -> None:
+        history, lead = self.progress.history, {"epoch": epoch}
+        history["aggregated"].append(lead | aggregated)
+        for table in ("details", "class_details"):
+            history[table].extend(lead | row for row in getattr(evaluation, table))
+        history["classes"].extend(lead | row for row in evaluation.classes())
+
+    def _modes(self) -> dict[str, str]:
+        return {"loss": "min", **{m["label"]: m["mode"] for m in self.settings["validate"]["metrics"]}}
+
+    def _update_best(self, epoch: int, aggregated: dict[str, float]) -> bool:
+        """Note every metric that is better than ever before (the first of equals stays best)."""
+        improved = False
+        for name, mode in self._modes().items():
+            value = aggregated[name]
+            if name not in self.progress.best or _better(value, self.progress.best[name]["value"], mode):
+                self.progress.best[name] = {"value": value, "epoch": epoch}
+                improved = True
+        return improved
+
+    def _decide_early_stop(self, aggregated: dict[str, float]) -> None:
+        """Stop after ``patience`` validations without a gain of ``min_delta`` in the key metric."""
+        stop = self.settings["early_stopping"]
+        if not stop:
+            return
+        name = stop.get("metric") or self.settings["validate"]["metrics"][0]["label"]
+        if name not in aggregated:
+            raise UserError(f"EarlyStopHandler: metric is {name!r}; the recipe has {list(aggregated)}")
+        margin = float(stop.get("min_delta", 0.0))
+        if _better(aggregated[name], self.progress.stop_at, self._modes()[name], margin):
+            self.progress.stop_at, self.progress.without_gain = aggregated[name], 0
+        else:
+            self.progress.without_gain += 1
+        self.progress.stopped_early = self.progress.without_gain >= int(stop.get("patience", 10))
+
+    # ---- the whole
+
+    def run(self) -> Progress:
+        """Train to the end.
+
+        Returns
+        -------
+        Progress
+            Everything measured; the selectable weights lie in the workspace.
+        """
+        done = self.resume()
+        with EpochProgress(self.split, self.settings["epochs"], self.workspace.events, done) as self.display, _collected_warnings(self.progress.warnings):
+            if not self._last(done):
+                self._engine(done).run()
+        return self.progress
+
+    def _engine(self, done: int) -> SupervisedTrainer:
+        engine = SupervisedTrainer(
+            device=self.device,
+            max_epochs=self.settings["epochs"],
+            train_data_loader=self.loader,
+            network=self.network,
+            optimizer=self.optimizer,
+            loss_function=self.loss,
+            inferer=self.inferer,
+            iteration_update=self._step,
+            decollate=False,
+            train_handlers=[build("handler", h, self.settings["allow"]) for h in self.settings["handlers"]] or None,
+        )
+        engine.logger.setLevel(logging.CRITICAL)  # errors are told once, by the command line
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
+        engine.state.epoch, engine.state.iteration = done, done * len(self.loader)
+        self.cases.epoch = done + 1
+        return engine
+
+
+def _better(value: float, best: float, mode: str, margin: float = 0.0) -> bool:
+    if math.isnan(value):
+        return False
+    return math.isnan(best) or (value > best + margin if mode == "max" else value < best - margin)
+
+
+def peak_memory_mib() -> float:
+    """The process's largest resident size so far, in MiB."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class _collected_warnings:
+    """Append every distinct warning to a list, and show it once."""
+
+    def __init__(self, into: list[str]):
+        self.into = into
+
+    def __enter__(self):
+        self.manager = warnings.catch_warnings()
+        self.manager.__enter__()
+        warnings.simplefilter("default")
+        warnings.showwarning = self._take
+
+    def _take(self, message, category, *_, **__):
+        line = f"{category.__name__}: {' '.join(str(message).split())}"
+        if line not in self.into:
+            self.into.append(line)
+
+    def __exit__(self, *error):
+        self.manager.__exit__(*error)

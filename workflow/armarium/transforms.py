@@ -1,0 +1,109 @@
+"""Chains of transforms: the deterministic prefix, the random rest, and the way back to a file's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import copy
+from typing import Any
+
+import torch
+from monai.data import MetaTensor, set_track_meta
+from monai.transforms import Compose, Randomizable
+from monai.transforms.inverse import InvertibleTransform
+from monai.utils.enums import TraceKeys
+
+from .components import build
+from .errors import UserError
+
+def build_transforms(components: list[dict], allow: Iterable[str] = ()) -> list:
+    """The transforms of a section, in order."""
+    return [build("transform", c, allow) for c in components]
+
+
+def split_at_first_random(transforms: list) -> tuple[list, list]:
+    """The deterministic prefix, done once for a dataset, and the rest, done anew every epoch."""
+    for i, transform in enumerate(transforms):
+        if isinstance(transform, Randomizable):
+            return transforms[:i], transforms[i:]
+    return transforms, []
+
+
+def _plain(value: Any) -> Any:
+    """Trace records with nothing in them but what ``torch.load(weights_only=True)`` takes."""
+    if isinstance(value, torch.Tensor):
+        return value.as_tensor() if isinstance(value, MetaTensor) else value
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(v) for v in value) if type(value) in (list, tuple) else [_plain(v) for v in value]
+    if isinstance(value, (bool, int, float)) or value is None:
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return torch.as_tensor(value) if getattr(value, "ndim", 0) else value.item()
+    if hasattr(value, "value"):
+        return value.value
+    return str(value)
+
+
+def trace_of(image: MetaTensor) -> list[dict]:
+    """The spatial operations done to an image, free of references to this process."""
+    operations = [dict(_plain(op)) for op in image.applied_operations]
+    for operation in operations:
+        operation[str(TraceKeys.ID.value)] = str(TraceKeys.NONE.value)
+    return operations
+
+
+class GridInverter:
+    """Takes a network's output back to the grid of the file that the image came from.
+
+    Parameters
+    ----------
+    transforms:
+        The deterministic pre-transforms; the spatial ones among them are undone.
+    """
+
+    def __init__(self, transforms: list):
+        invertible = [copy(t) for t in transforms if isinstance(t, InvertibleTransform)]
+        for transform in invertible:
+            transform.allow_missing_keys = True  # only the image's key is inverted
+        self.compose = Compose(invertible)
+
+    def __call__(self, output: torch.Tensor, trace: list[dict], affine: torch.Tensor) -> torch.Tensor:
+        """Invert one output.
+
+        Parameters
+        ----------
+        output:
+            ``[channels, *network grid]``.
+        trace:
+            What was done to the image, from :func:`trace_of`.
+        affine:
+            4x4, of the network grid, millimetres.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[channels, *file grid]``.
+        """
+        if not trace:
+            return output
+        set_track_meta(True)
+        try:
+            # The transforms pop what they undo, so each inversion gets records of its own.
+            traced = MetaTensor(output, affine=affine, applied_operations=[dict(op) for op in trace])
+            inverted = self.compose.inverse({"image": traced})["image"]
+        finally:
+            set_track_meta(False)
+        return inverted.as_tensor()
+
+
+def apply_all(transforms: list, item: dict, where: str) -> dict:
+    """Apply transforms in order; an error names the transform and the case."""
+    for transform in transforms:
+        try:
+            item = transform(item)
+        except (ValueError, TypeError, KeyError, RuntimeError, IndexError) as error:
+            raise UserError(f"{where}: transform {type(transform).__name__} failed: {error}") from error
+    return item

@@ -1,0 +1,151 @@
+# What the archive says of itself: MAPS's configuration, MMAR's and the Bundle's faces, the manifest.
+
+for what, path in ROOT_CONFIGS.items():
+
+    rule:
+        name:
+            f"write_{what}"
+        input:
+            source("train"),
+        output:
+            path,
+        params:
+            what=what,
+        log:
+            layout.log("{archive}", f"write_{what}"),
+        conda:
+            "../../envs/data.yaml"
+        shell:
+            "python -m armarium --log {log:q} write {params.what} {wildcards.archive:q}"
+
+
+rule record_environment:
+    output:
+        layout.environment_files("{archive}", conda=USES_CONDA),
+    log:
+        layout.log("{archive}", "record_environment"),
+    conda:
+        "../../envs/torch.yaml"
+    shell:
+        "python -m armarium --log {log:q} record-environment {wildcards.archive:q}"
+
+
+rule write_summary:
+    input:
+        all_runs,
+        all_evaluations,
+    output:
+        layout.summary_log("{archive}"),
+    log:
+        layout.log("{archive}", "write_summary"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} write summary {wildcards.archive:q}"
+
+
+rule write_command:
+    input:
+        source("train"),
+    output:
+        layout.command("{archive}", "{command}"),
+    wildcard_constraints:
+        command="|".join(layout.COMMANDS),
+    log:
+        layout.log("{archive}", "write_command_{command}"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} write command {wildcards.archive:q} {wildcards.command}"
+
+
+rule write_log_config:
+    output:
+        layout.log_config("{archive}"),
+    log:
+        layout.log("{archive}", "write_log_config"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} write log-config {wildcards.archive:q}"
+
+
+rule write_doc:
+    input:
+        all_runs,
+        all_evaluations,
+        source("publish"),
+        ancient(layout.dataset_json("{archive}")),
+        layout.splits_json("{archive}"),
+    output:
+        layout.doc("{archive}", "{doc}"),
+    wildcard_constraints:
+        doc="|".join(layout.DOCS),
+    log:
+        layout.log("{archive}", "write_doc_{doc}"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} write doc {wildcards.archive:q} {wildcards.doc}"
+
+
+rule write_licence:
+    input:
+        source("publish"),
+        ancient(layout.dataset_json("{archive}")),
+    output:
+        layout.licence("{archive}"),
+    log:
+        layout.log("{archive}", "write_licence"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} write licence {wildcards.archive:q}"
+
+
+rule write_bundle_config:
+    input:
+        source("train"),
+        source("publish"),
+        ancient(layout.dataset_json("{archive}")),
+    output:
+        layout.bundle_config("{archive}", "{name}"),
+    wildcard_constraints:
+        name="|".join(layout.BUNDLE_CONFIGS),
+    log:
+        layout.log("{archive}", "write_bundle_config_{name}"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} write bundle-config {wildcards.archive:q} {wildcards.name}"
+
+
+rule copy_workflow:
+    output:
+        layout.workflow_copy("{archive}"),
+    params:
+        snakefile=SNAKEFILE,
+    log:
+        layout.log("{archive}", "copy_workflow"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} copy-workflow {wildcards.archive:q} {params.snakefile:q}"
+
+
+rule write_manifest:
+    input:
+        artifacts,
+        predictions,
+    output:
+        layout.manifest("{archive}"),
+    params:
+        cache=CACHE_DIR,
+    message:
+        "{wildcards.archive}: writing the manifest"
+    log:
+        layout.log("{archive}", "write_manifest"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} write-manifest {wildcards.archive:q} --cache {params.cache:q}"

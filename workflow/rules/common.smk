@@ -1,0 +1,159 @@
+# Configuration, what counts as up to date, and the wildcards. No paths: those are armarium.layout's.
+
+import hashlib
+import json as json_module
+import os
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+import armarium  # Snakemake puts the folder of an included Snakefile on the path
+from armarium import gpus, layout
+from armarium.config import archive_section, check
+from armarium.configure import Globals, configure
+from armarium.errors import UserError
+from armarium.run import run_info
+
+
+def told(function, *args):
+    """The function's result; a user's mistake becomes Snakemake's own short error."""
+    try:
+        return function(*args)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+GIVEN = dict(config)
+if config:
+    config = told(check, GIVEN, "config", "configuration")
+
+ARCHIVES_DIR = config.get("archives_dir", "archives")
+CACHE_DIR = config.get("cache_dir", ".cache/armarium")
+DEVICE = config.get("device", "auto")
+LISTED = {f"{ARCHIVES_DIR}/{name}": name for name in config.get("archives", {})}
+CHANGES = Globals(
+    # A default must not move the data of an archive that merely lies on disk.
+    data_root=GIVEN.get("data_root"),
+    changes=config.get("set", {}),
+    cache_dir=CACHE_DIR,
+)
+STATE = Path(".snakemake/armarium")
+HOME = Path(armarium.__file__).resolve().parents[1]
+SNAKEFILE = str(HOME / "Snakefile")
+
+# --sdm conda brings its own interpreter and drops an inherited PYTHONPATH; without it the rules run in
+# the interpreter that runs Snakemake, also from a shell with no environment activated.
+USES_CONDA = any(m.name == "CONDA" for m in workflow.deployment_settings.deployment_method)
+OWN_PYTHON = "" if USES_CONDA else f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; "
+shell.prefix(f"set -euo pipefail; {OWN_PYTHON}export PYTHONPATH='{HOME}' PYTHONHASHSEED=0; ")
+
+if workflow.local_exec and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", gpus.local_limit(config.get("gpus"), DEVICE))
+
+
+wildcard_constraints:
+    archive=r"(?:[^\n]*/)?[^/\n]+",
+    split=r"0|[1-9][0-9]*",
+    side="|".join(layout.SIDES),
+    group=r"[A-Za-z0-9_]+",
+    metric=r"[A-Za-z0-9]+",
+    checkpoint=r"best-[A-Za-z0-9]+|epoch-[1-9][0-9]*|final",
+    kind=r"best_models/best-[A-Za-z0-9]+|checkpoints/epoch-[1-9][0-9]*|final",
+    case=r"[^/]+",
+    table="|".join(layout.METRIC_TABLES),
+
+
+@cache
+def configured(archive):
+    """The archive's configuration, brought up to date; only archives in the plan are looked at."""
+    if workflow.is_main_process:
+        told(adopt_once, archive)
+    section = told(archive_section, config, LISTED[archive]) if archive in LISTED else None
+    held = told(configure, archive, section, CHANGES, bool(workflow.dryrun))
+    if workflow.is_main_process and not workflow.dryrun:
+        note_as_known(archive)
+    return held
+
+
+def adopt_once(archive):
+    """Order the times of an archive that this working directory sees for the first time."""
+    from armarium.adoption import adopt, mark_adopted, needs_adoption
+    from armarium.steps import hash_index
+
+    if Path(layout.manifest(archive)).is_file() and needs_adoption(archive, str(STATE)):
+        adopt(archive, hash_index(CACHE_DIR))
+        mark_adopted(archive, str(STATE))
+
+
+def note_as_known(archive):
+    """An archive begun here has times that Snakemake itself gave; it is never adopted."""
+    from armarium.adoption import mark_adopted, needs_adoption
+
+    if needs_adoption(archive, str(STATE)):
+        mark_adopted(archive, str(STATE))
+
+
+def stamp(archive, what, after):
+    """A file newer than ``after``: an input that makes Snakemake run a job whose product is out of date."""
+    path = STATE / "stale" / hashlib.sha256(os.path.abspath(archive).encode()).hexdigest()[:16] / what
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    newer = max(time.time(), os.path.getmtime(after) + 1) if os.path.exists(after) else time.time()
+    os.utime(path, (newer, newer))
+    return str(path)
+
+
+def source(part):
+    """Input function: a part of the effective configuration (in a dry run, what it would become)."""
+
+    def of(wildcards):
+        archive = wildcards.archive
+        path = layout.effective(archive, part)
+        if part in configured(archive).changed and workflow.dryrun:
+            return stamp(archive, f"{part}.json", path)
+        return path
+
+    return of
+
+
+def unless_current(product, kind, others, which=()):
+    """Input function: what a costly product is made from, or nothing while it is current.
+
+    Current by content: the product holds the fingerprint of the configuration that decides it. So a lost
+    and remade intermediate, or any time on any file, never makes it again; an edit always does.
+    """
+
+    def of(wildcards):
+        values = dict(wildcards.items())
+        path = product(**values)
+        wanted = configured(wildcards.archive).fingerprint(kind, *(values[w] for w in which))
+        held = fingerprint_in(path)
+        if held == wanted:
+            return []
+        needed = others(wildcards)
+        return needed if held is None else [*needed, stamp(wildcards.archive, f"{kind} {'-'.join(values[w] for w in which)}", path)]
+
+    return of
+
+
+def fingerprint_in(path):
+    """The fingerprint that a product holds; None where there is no whole product."""
+    if path.endswith(".zip"):
+        return (run_info(path) or {}).get("fingerprint")
+    try:
+        return json_module.loads(Path(path).read_text())["fingerprint"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+
+
+def splits_of(archive):
+    return configured(archive).split_numbers
+
+
+def checkpoint_folders(archive, split):
+    return [layout.checkpoint_dir(archive, split, c) for c in configured(archive).checkpoints]

@@ -1,0 +1,121 @@
+# From a dataset's list to splits, datalists and MAPS's data folders.
+
+
+for folder, (spec, files) in SYNTHESIZED.items():
+
+    rule:
+        name:
+            f"synthesize_{os.path.basename(folder)}"
+        output:
+            listed=files[0],
+            volumes=files[1:],
+        params:
+            spec=json_module.dumps(spec, sort_keys=True),
+        message:
+            "making the dataset {output.listed}"
+        log:
+            layout.log(folder, "synthesize"),
+        conda:
+            "../../envs/data.yaml"
+        shell:
+            "python -m armarium --log {log:q} synthesize {output.listed:q} {params.spec:q}"
+
+
+rule check_data:
+    input:
+        source("data"),
+        source("evaluate"),
+        source("files"),
+        made_list,
+    output:
+        layout.cases_tsv("{archive}"),
+        layout.dataset_json("{archive}"),
+    threads: 2
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    message:
+        "{wildcards.archive}: checking every case of the dataset"
+    log:
+        layout.log("{archive}", "check_data"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} check-data {wildcards.archive:q} --workers {threads}"
+
+
+checkpoint split_data:
+    input:
+        unless_current(
+            lambda archive: layout.splits_json(archive),
+            "splits",
+            lambda wildcards: [layout.cases_tsv(wildcards.archive)],
+        ),
+    output:
+        layout.splits_json("{archive}"),
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    message:
+        "{wildcards.archive}: drawing the splits"
+    log:
+        layout.log("{archive}", "split_data"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} split-data {wildcards.archive:q}"
+
+
+rule write_datalist:
+    input:
+        layout.splits_json("{archive}"),
+        ancient(layout.dataset_json("{archive}")),
+    output:
+        layout.datalist("{archive}", "{split}"),
+    log:
+        layout.log("{archive}", "write_datalist_{split}"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} write-datalist {wildcards.archive:q} {wildcards.split}"
+
+
+rule write_training_data:
+    input:
+        layout.splits_json("{archive}"),
+    output:
+        layout.training_data_tsv("{archive}"),
+    log:
+        layout.log("{archive}", "write_training_data"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} write training-data {wildcards.archive:q}"
+
+
+rule write_side_data:
+    input:
+        layout.splits_json("{archive}"),
+        source("train"),
+    output:
+        layout.side_data("{archive}", "{side}", "{split}"),
+    log:
+        layout.log("{archive}", "write_side_data_{side}_{split}"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} write side-data {wildcards.archive:q} {wildcards.side} {wildcards.split}"
+
+
+rule write_group_data:
+    input:
+        layout.splits_json("{archive}"),
+        source("train"),
+    output:
+        layout.group_data("{archive}", "{group}"),
+    log:
+        layout.log("{archive}", "write_group_data_{group}"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} write group-data {wildcards.archive:q} {wildcards.group}"

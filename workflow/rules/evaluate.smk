@@ -1,0 +1,122 @@
+# Test groups by split, one job each; the published model on the cases it may be scored on.
+
+
+rule test_split:
+    input:
+        layout.run_zip("{archive}", "{split}"),
+        unless_current(
+            lambda archive, group, split: layout.evaluation_zip(archive, group, split),
+            "evaluation",
+            testing_needs,
+            ("group", "split"),
+        ),
+    output:
+        layout.evaluation_zip("{archive}", "{group}", "{split}"),
+    params:
+        device=DEVICE,
+        cache=CACHE_DIR,
+    threads: lambda wildcards: configured(wildcards.archive).settings["threads"]
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=240,
+    message:
+        "{wildcards.archive}: testing split {wildcards.split} on group {wildcards.group}"
+    log:
+        layout.log("{archive}", "test_split_{group}_{split}"),
+    conda:
+        "../../envs/torch.yaml"
+    shell:
+        "python -m armarium --log {log:q} test {wildcards.archive:q} {wildcards.group} {wildcards.split} --device {params.device} --cache {params.cache:q}"
+
+
+rule write_results:
+    input:
+        layout.evaluation_zip("{archive}", "{group}", "{split}"),
+        layout.run_zip("{archive}", "{split}"),
+    output:
+        layout.result_tables(layout.result_dir("{archive}", "{group}", "{split}", "{checkpoint}")),
+        layout.result_computational(layout.result_dir("{archive}", "{group}", "{split}", "{checkpoint}")),
+    log:
+        layout.log("{archive}", "write_results_{group}_{split}_{checkpoint}"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} write-results {wildcards.archive:q} {wildcards.group} {wildcards.split} {wildcards.checkpoint}"
+
+
+rule evaluate_published:
+    input:
+        layout.published_ts("{archive}"),
+        unless_current(lambda archive: layout.eval_zip(archive), "published evaluation", published_needs),
+    output:
+        layout.eval_zip("{archive}"),
+    params:
+        device=DEVICE,
+        cache=CACHE_DIR,
+    threads: lambda wildcards: configured(wildcards.archive).settings["threads"]
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=240,
+    message:
+        "{wildcards.archive}: scoring the published model"
+    log:
+        layout.log("{archive}", "evaluate_published"),
+    conda:
+        "../../envs/torch.yaml"
+    shell:
+        "python -m armarium --log {log:q} evaluate-published {wildcards.archive:q} --device {params.device} --cache {params.cache:q}"
+
+
+rule write_eval_metrics:
+    input:
+        layout.eval_zip("{archive}"),
+    output:
+        layout.eval_metrics_csv("{archive}"),
+    log:
+        layout.log("{archive}", "write_eval_metrics"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} write eval-metrics {wildcards.archive:q}"
+
+
+rule write_eval_dice:
+    input:
+        layout.eval_zip("{archive}"),
+        ancient(layout.splits_json("{archive}")),
+    output:
+        layout.eval_dice_tables("{archive}"),
+    log:
+        layout.log("{archive}", "write_eval_dice"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} write eval-dice-tables {wildcards.archive:q}"
+
+
+rule extract_segmentation:
+    input:
+        layout.eval_zip("{archive}"),
+    output:
+        layout.eval_segmentation("{archive}", "{case}"),
+    log:
+        layout.log("{archive}", "extract_segmentation_{case}"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} extract {wildcards.archive:q} {input:q} predictions/{wildcards.case}.nii.gz {output:q} --rule extract_segmentation"
+
+
+rule extract_probabilities:
+    input:
+        layout.eval_zip("{archive}"),
+    output:
+        layout.eval_probabilities("{archive}"),
+    log:
+        layout.log("{archive}", "extract_probabilities"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} extract {wildcards.archive:q} {input:q} probabilities.tsv {output:q} --rule extract_probabilities"

@@ -1,0 +1,115 @@
+# TorchScript of every selected checkpoint; the published model.
+
+
+rule export_split:
+    input:
+        layout.run_zip("{archive}", "{split}"),
+        unless_current(
+            lambda archive, split: layout.exports_zip(archive, split),
+            "export",
+            lambda wildcards: [ancient(layout.dataset_json(wildcards.archive))],
+            ("split",),
+        ),
+    output:
+        layout.exports_zip("{archive}", "{split}"),
+    params:
+        checkpoints=lambda wildcards: " ".join(exported(wildcards.archive)),
+    threads: lambda wildcards: configured(wildcards.archive).settings["threads"]
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    message:
+        "{wildcards.archive}: exporting split {wildcards.split} to TorchScript"
+    log:
+        layout.log("{archive}", "export_split_{split}"),
+    conda:
+        "../../envs/torch.yaml"
+    shell:
+        "python -m armarium --log {log:q} export {wildcards.archive:q} {wildcards.split} {params.checkpoints}"
+
+
+rule extract_torchscript:
+    input:
+        layout.exports_zip("{archive}", "{split}"),
+    output:
+        layout.checkpoint_ts(layout.checkpoint_kind_dir("{archive}", "{split}", "{kind}")),
+    params:
+        member=lambda wildcards: f"{wildcards.kind.rpartition('/')[2]}.ts",
+    log:
+        layout.log("{archive}", "extract_torchscript_{split}_{kind}"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} extract {wildcards.archive:q} {input:q} {params.member} {output:q} --rule extract_torchscript"
+
+
+rule publish_torchscript:
+    input:
+        source=published_exports,
+        publish=source("publish"),
+    output:
+        layout.published_ts("{archive}"),
+    params:
+        member=lambda wildcards: f"{configured(wildcards.archive).published_checkpoint}.ts",
+    log:
+        layout.log("{archive}", "publish_torchscript"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} extract {wildcards.archive:q} {input.source:q} {params.member} {output:q} --rule publish_torchscript"
+
+
+rule publish_weights:
+    input:
+        source=published_run,
+        publish=source("publish"),
+    output:
+        layout.published_model("{archive}"),
+    log:
+        layout.log("{archive}", "publish_weights"),
+    conda:
+        "../../envs/torch.yaml"
+    shell:
+        "python -m armarium --log {log:q} publish {wildcards.archive:q} best"
+
+
+rule publish_final_weights:
+    input:
+        source=published_run,
+        publish=source("publish"),
+    output:
+        layout.published_final("{archive}"),
+    log:
+        layout.log("{archive}", "publish_final_weights"),
+    conda:
+        "../../envs/torch.yaml"
+    shell:
+        "python -m armarium --log {log:q} publish {wildcards.archive:q} final"
+
+
+rule publish_events:
+    input:
+        source=published_run,
+        publish=source("publish"),
+    output:
+        layout.published_events("{archive}"),
+    log:
+        layout.log("{archive}", "publish_events"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} extract {wildcards.archive:q} {input.source:q} timing/events {output:q} --rule publish_events"
+
+
+rule publish_train_stats:
+    input:
+        source=published_run,
+        publish=source("publish"),
+    output:
+        layout.train_stats("{archive}"),
+    log:
+        layout.log("{archive}", "publish_train_stats"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} extract {wildcards.archive:q} {input.source:q} timing/train_stats.json {output:q} --rule publish_train_stats"

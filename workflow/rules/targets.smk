@@ -1,0 +1,165 @@
+# What each job needs, and what a complete archive holds.
+
+
+def synthesized():
+    """The datasets that the configuration asks to make: list file -> what to make."""
+    from armarium.synthesize import synthesized_files
+
+    found = {}
+    for section in config.get("archives", {}).values():
+        spec = section["dataset"]["synthesize"]
+        if spec:
+            folder = os.path.join(config["data_root"], os.path.dirname(section["dataset"]["list"]))
+            spec = {**spec, "task": section["dataset"]["task"]}
+            found[os.path.normpath(folder)] = (spec, [os.path.normpath(f"{folder}/{f}") for f in synthesized_files(spec)])
+    return found
+
+
+SYNTHESIZED = synthesized()
+
+
+def made_list(wildcards):
+    """The dataset's list as an input where a rule makes it."""
+    held = configured(wildcards.archive)
+    folder = os.path.normpath(os.path.join(held.data_root, os.path.dirname(held.spec["dataset"]["list"])))
+    return [ancient(f) for f in SYNTHESIZED[folder][1]] if folder in SYNTHESIZED else []
+
+
+def training_needs(wildcards):
+    """What must be there when training starts.
+
+    MAPS's files are among it, so that the archive opens from the first training's start.
+    """
+    archive, split = wildcards.archive, wildcards.split
+    return [
+        ancient(f)
+        for f in (
+            layout.splits_json(archive),
+            layout.cases_tsv(archive),
+            layout.architecture_log(archive),
+            layout.environment_txt(archive),
+            *layout.root_configs(archive),
+            layout.training_data_tsv(archive),
+            *(f for k in splits_of(archive) for side in layout.SIDES for f in layout.side_data(archive, side, k)),
+        )
+    ]
+
+
+def testing_needs(wildcards):
+    return [
+        ancient(layout.splits_json(wildcards.archive)),
+        ancient(layout.cases_tsv(wildcards.archive)),
+        *map(ancient, layout.group_data(wildcards.archive, wildcards.group)),
+    ]
+
+
+def published_needs(wildcards):
+    return [ancient(layout.splits_json(wildcards.archive)), ancient(layout.cases_tsv(wildcards.archive))]
+
+
+def exported(archive):
+    """Every selected checkpoint, and the published one."""
+    return list(dict.fromkeys([*configured(archive).checkpoints, configured(archive).published_checkpoint]))
+
+
+def published_run(wildcards):
+    return layout.run_zip(wildcards.archive, configured(wildcards.archive).spec["publish"])
+
+
+def published_exports(wildcards):
+    return layout.exports_zip(wildcards.archive, configured(wildcards.archive).spec["publish"])
+
+
+ROOT_CONFIGS = {
+    "model": layout.model_json("{archive}"),
+    "metrics": layout.metrics_json("{archive}"),
+    "callbacks": layout.callbacks_json("{archive}"),
+    "optimization": layout.optimization_json("{archive}"),
+}
+
+
+def all_runs(wildcards):
+    return [layout.run_zip(wildcards.archive, k) for k in splits_of(wildcards.archive)]
+
+
+def all_evaluations(wildcards):
+    archive = wildcards.archive
+    return [layout.evaluation_zip(archive, g, k) for g in configured(archive).groups for k in splits_of(archive)]
+
+
+def split_artifacts(archive, split):
+    optimizer = configured(archive).settings["optimizer"]["name"]
+    folders = checkpoint_folders(archive, split)
+    return [
+        layout.run_zip(archive, split),
+        layout.exports_zip(archive, split),
+        layout.datalist(archive, split),
+        *(f for side in layout.SIDES for f in layout.side_data(archive, side, split)),
+        *layout.split_logs(archive, split),
+        *layout.history_tables(archive, split),
+        layout.learning_rates(archive, split, optimizer),
+        *(f for d in folders for f in (layout.checkpoint_pt(d), layout.checkpoint_ts(d), *layout.checkpoint_tables(d))),
+    ]
+
+
+def group_artifacts(archive, group):
+    results = [
+        layout.result_dir(archive, group, k, c) for k in splits_of(archive) for c in configured(archive).checkpoints
+    ]
+    return [
+        *layout.group_data(archive, group),
+        *(layout.evaluation_zip(archive, group, k) for k in splits_of(archive)),
+        *(f for r in results for f in (*layout.result_tables(r), layout.result_computational(r))),
+    ]
+
+
+MOST_CASES_LISTED = 1000
+
+
+def predictions(wildcards):
+    """Each case's segmentation, up to a thousand cases; all remain in the evaluation's zip."""
+    archive = wildcards.archive
+    held = configured(archive)
+    if not held.spec["predictions"]:
+        return []
+    if held.task == "classification":
+        return [layout.eval_probabilities(archive)]
+    from armarium.steps import published_cases
+
+    checkpoints.split_data.get(archive=archive)
+    cases = published_cases(archive)
+    return [layout.eval_segmentation(archive, c) for c in cases] if len(cases) <= MOST_CASES_LISTED else []
+
+
+def artifacts(wildcards):
+    """Everything that a complete archive holds, but the manifest."""
+    a = wildcards.archive
+    held = configured(a)
+    dice = layout.eval_dice_tables(a) if held.task == "segmentation" else []
+    return [
+        layout.cases_tsv(a),
+        layout.dataset_json(a),
+        layout.splits_json(a),
+        *layout.root_configs(a),
+        layout.architecture_log(a),
+        layout.nn_summary(a),
+        layout.summary_log(a),
+        *layout.environment_files(a, conda=USES_CONDA),
+        layout.training_data_tsv(a),
+        *(f for k in splits_of(a) for f in split_artifacts(a, k)),
+        *(f for g in held.groups for f in group_artifacts(a, g)),
+        layout.published_model(a),
+        layout.published_final(a),
+        layout.published_ts(a),
+        layout.published_events(a),
+        layout.train_stats(a),
+        layout.eval_zip(a),
+        layout.eval_metrics_csv(a),
+        *dice,
+        *(layout.command(a, c) for c in layout.COMMANDS),
+        layout.log_config(a),
+        *(layout.doc(a, d) for d in layout.DOCS),
+        layout.licence(a),
+        *(layout.bundle_config(a, n) for n in layout.BUNDLE_CONFIGS),
+        layout.workflow_copy(a),
+    ]

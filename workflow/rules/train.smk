@@ -1,0 +1,102 @@
+# One split, one job, one output; everything below training/split-K is cut from it.
+
+
+rule check_recipe:
+    input:
+        source("train"),
+        ancient(layout.dataset_json("{archive}")),
+    output:
+        layout.architecture_log("{archive}"),
+        layout.nn_summary("{archive}"),
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    message:
+        "{wildcards.archive}: building every component of the recipe once"
+    log:
+        layout.log("{archive}", "check_recipe"),
+    conda:
+        "../../envs/torch.yaml"
+    shell:
+        "python -m armarium --log {log:q} check-recipe {wildcards.archive:q}"
+
+
+rule train_split:
+    input:
+        unless_current(
+            lambda archive, split: layout.run_zip(archive, split),
+            "training",
+            training_needs,
+            ("split",),
+        ),
+    output:
+        layout.run_zip("{archive}", "{split}"),
+    params:
+        device=DEVICE,
+        cache=CACHE_DIR,
+    threads: lambda wildcards: configured(wildcards.archive).settings["threads"]
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=1440,
+    message:
+        "{wildcards.archive}: training split {wildcards.split}"
+    log:
+        layout.log("{archive}", "train_split_{split}"),
+    conda:
+        "../../envs/torch.yaml"
+    shell:
+        "python -m armarium --log {log:q} train {wildcards.archive:q} {wildcards.split} --device {params.device} --cache {params.cache:q}"
+
+
+rule select_checkpoint:
+    input:
+        layout.run_zip("{archive}", "{split}"),
+    output:
+        layout.checkpoint_pt(layout.checkpoint_kind_dir("{archive}", "{split}", "{kind}")),
+    log:
+        layout.log("{archive}", "select_checkpoint_{split}_{kind}"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} select {wildcards.archive:q} {wildcards.split} {wildcards.kind} --weights"
+
+
+rule select_tables:
+    input:
+        layout.run_zip("{archive}", "{split}"),
+    output:
+        layout.checkpoint_tables(layout.checkpoint_kind_dir("{archive}", "{split}", "{kind}")),
+    log:
+        layout.log("{archive}", "select_tables_{split}_{kind}"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} select {wildcards.archive:q} {wildcards.split} {wildcards.kind} --tables"
+
+
+rule copy_logs:
+    input:
+        layout.run_zip("{archive}", "{split}"),
+    output:
+        layout.split_logs("{archive}", "{split}"),
+        layout.history_tables("{archive}", "{split}"),
+    log:
+        layout.log("{archive}", "copy_logs_{split}"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} copy-logs {wildcards.archive:q} {wildcards.split} {output:q}"
+
+
+rule copy_learning_rates:
+    input:
+        layout.run_zip("{archive}", "{split}"),
+    output:
+        layout.learning_rates("{archive}", "{split}", "{optimizer}"),
+    log:
+        layout.log("{archive}", "copy_learning_rates_{split}_{optimizer}"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} copy-logs {wildcards.archive:q} {wildcards.split} {output:q}"
