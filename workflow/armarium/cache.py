@@ -99,7 +99,7 @@ class PreparedCases:
             return
         with ThreadPoolExecutor(max(1, workers)) as pool:
             done = pool.map(self.get, missing)
-            for _ in tqdm(done, total=len(missing), desc="preparing cases", mininterval=2, unit="case"):
+            for _ in tqdm(done, total=len(missing), desc="preparing cases", disable=None, unit="case"):
                 pass
 
 

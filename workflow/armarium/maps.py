@@ -21,14 +21,37 @@ LOSS = "loss"
 
 _OVERLAP = {"include_background": False, "get_not_nans": False}
 _METRICS = {
-    "MeanDice": ("DiceMetric", {**_OVERLAP, "include_background": True, "ignore_empty": True, "num_classes": None, "return_with_label": False}),
+    "MeanDice": (
+        "DiceMetric",
+        {
+            **_OVERLAP,
+            "include_background": True,
+            "ignore_empty": True,
+            "num_classes": None,
+            "return_with_label": False,
+        },
+    ),
     "MeanIoUHandler": ("MeanIoU", {**_OVERLAP, "include_background": True, "ignore_empty": True}),
-    "HausdorffDistance": ("HausdorffDistanceMetric", {**_OVERLAP, "distance_metric": "euclidean", "percentile": None, "directed": False}),
-    "SurfaceDistance": ("SurfaceDistanceMetric", {**_OVERLAP, "symmetric": False, "distance_metric": "euclidean"}),
+    "HausdorffDistance": (
+        "HausdorffDistanceMetric",
+        {**_OVERLAP, "distance_metric": "euclidean", "percentile": None, "directed": False},
+    ),
+    "SurfaceDistance": (
+        "SurfaceDistanceMetric",
+        {**_OVERLAP, "symmetric": False, "distance_metric": "euclidean"},
+    ),
     "MeanSquaredError": ("MSEMetric", {"get_not_nans": False}),
     "MeanAbsoluteError": ("MAEMetric", {"get_not_nans": False}),
     "RootMeanSquaredError": ("RMSEMetric", {"get_not_nans": False}),
-    "ConfusionMatrix": ("ConfusionMatrixMetric", {"get_not_nans": False, "metric_name": "hit_rate", "include_background": True, "compute_sample": False}),
+    "ConfusionMatrix": (
+        "ConfusionMatrixMetric",
+        {
+            "get_not_nans": False,
+            "metric_name": "hit_rate",
+            "include_background": True,
+            "compute_sample": False,
+        },
+    ),
     "ROCAUC": ("ROCAUCMetric", {"average": "macro"}),
     "AveragePrecision": ("AveragePrecisionMetric", {"average": "macro"}),
 }
@@ -38,12 +61,33 @@ _WITHOUT_REDUCTION = {"ROCAUCMetric", "AveragePrecisionMetric"}
 _CONFUSION_NAMES = {"Accuracy": "accuracy", "Precision": "precision", "Recall": "recall"}
 """ignite's metrics that are one of ConfusionMatrixMetric's."""
 
-_CONFUSION_KNOWN = set(
-    "sensitivity,recall,hit_rate,true_positive_rate,tpr,specificity,selectivity,true_negative_rate,tnr,precision,positive_predictive_value,ppv,"
-    "negative predictive value,npv,miss rate,false_negative_rate,fnr,fall out,false_positive_rate,fpr,false discovery rate,fdr,false_omission_rate,"
-    "for,prevalence_threshold,pt,threat score,critical_success_index,ts,csi,accuracy,acc,balanced accuracy,ba,f1 score,f1,"
-    "matthews correlation coefficient,mcc,fowlkes mallows index,fm,informedness,bookmaker_informedness,bm,youden_index,youden,markedness,deltap,mk".split(",")
-)
+_CONFUSION_KNOWN = {
+    *("sensitivity", "recall", "hit_rate", "true_positive_rate", "tpr", "specificity", "selectivity", "tnr"),
+    *(
+        "true_negative_rate",
+        "precision",
+        "positive_predictive_value",
+        "ppv",
+        "npv",
+        "miss rate",
+        "fnr",
+        "fpr",
+    ),
+    *(
+        "negative predictive value",
+        "false_negative_rate",
+        "fall out",
+        "false_positive_rate",
+        "fdr",
+        "for",
+        "pt",
+    ),
+    *("false discovery rate", "false_omission_rate", "prevalence_threshold", "threat score", "ts", "csi"),
+    *("critical_success_index", "accuracy", "acc", "balanced accuracy", "ba", "f1 score", "f1", "mcc", "fm"),
+    *("matthews correlation coefficient", "fowlkes mallows index", "informedness", "bookmaker_informedness"),
+    *("bm", "youden_index", "youden", "markedness", "deltap", "mk"),
+}
+"""The spellings that ClinicaDL takes; MONAI takes a few more."""
 
 
 def _json(path: str, value: dict) -> list[str]:
@@ -68,7 +112,16 @@ def write_model_json(archive: str) -> list[str]:
     """
     train = read_effective(archive, "train")
     parts = {k: train[k] for k in ("loss", "optimizer", "lr_scheduler", "inferer")}
-    return _json(layout.model_json(archive), {"name_": "MonaiModel", "network": train["model"], **parts, "label_key": "label", "weights_prefix": "network."})
+    return _json(
+        layout.model_json(archive),
+        {
+            "name_": "MonaiModel",
+            "network": train["model"],
+            **parts,
+            "label_key": "label",
+            "weights_prefix": "network.",
+        },
+    )
 
 
 def metric_config(component: dict) -> dict:
@@ -86,26 +139,35 @@ def metric_config(component: dict) -> dict:
         kind = None
     if kind is None:
         return _metric("LossMetric", {"loss_name": name})
-    # A case's value is the mean over its classes and the set's the mean over cases, whatever the recipe reduces by.
+    # A case's value is the mean over its classes and the set's over its cases, however the recipe reduces.
     fields = {k: args.get(k, v) for k, v in defaults.items() if k != "get_not_nans"}
     fields |= {"get_not_nans": False} if "get_not_nans" in defaults else {}
     return _metric(kind, fields if kind in _WITHOUT_REDUCTION else {**fields, "reduction": "mean"})
 
 
 def _metric(kind: str, fields: dict) -> dict:
-    keys = {"pred_key": "output", "label_key": "label", "postprocessing": {"name_": "PostprocessingHandler", "transforms": []}}
+    keys = {
+        "pred_key": "output",
+        "label_key": "label",
+        "postprocessing": {"name_": "PostprocessingHandler", "transforms": []},
+    }
     return {"name_": kind, **keys, **fields}
 
 
 def write_metrics_json(archive: str) -> list[str]:
     """``metrics.json`` (ClinicaDL's ``MetricsHandlerConfig``): a metric for every column of the tables."""
     listed = read_effective(archive, "train")["validate"]["metrics"]
-    metrics = {LOSS: _metric("LossMetric", {"loss_name": LOSS}), **{m["label"]: metric_config(m) for m in listed}}
-    return _json(layout.metrics_json(archive), {"name_": "MetricsHandler", "metrics": metrics, "metrics_on_cpu": True})
+    metrics = {
+        LOSS: _metric("LossMetric", {"loss_name": LOSS}),
+        **{m["label"]: metric_config(m) for m in listed},
+    }
+    return _json(
+        layout.metrics_json(archive), {"name_": "MetricsHandler", "metrics": metrics, "metrics_on_cpu": True}
+    )
 
 
 def write_callbacks_json(archive: str) -> list[str]:
-    """``callbacks.json`` (``CallbacksHandlerConfig``): which checkpoints are kept, early stopping, resume states."""
+    """``callbacks.json`` (``CallbacksHandlerConfig``): kept checkpoints, early stopping, resume states."""
     train, chosen = read_effective(archive, "train"), read_effective(archive, "evaluate")["checkpoints"]
     modes = _modes(train)
     best = [c.removeprefix("best-") for c in chosen if c.startswith("best-")]
@@ -113,7 +175,9 @@ def write_callbacks_json(archive: str) -> list[str]:
     callbacks = [_checkpoint(m, [], False, modes[m]) for m in best]
     callbacks += [_checkpoint(None, epochs, "final" in chosen, None)]
     callbacks += [_early_stopping(train, modes)] if train["early_stopping"] else []
-    callbacks += [{"name_": "TrainingCheckpointCallback", "every_n_epochs": train["save_interval"], "enabled": True}]
+    callbacks += [
+        {"name_": "TrainingCheckpointCallback", "every_n_epochs": train["save_interval"], "enabled": True}
+    ]
     return _json(layout.callbacks_json(archive), {"name_": "CallbacksHandler", "callbacks": callbacks})
 
 
@@ -122,7 +186,13 @@ def _modes(train: dict) -> dict[str, str]:
 
 
 def _checkpoint(metric: str | None, epochs: list[int], save_last: bool, mode: str | None) -> dict:
-    return {"name_": "ModelCheckpointCallback", "metric": metric, "epochs": epochs, "save_last": save_last, "mode": mode}
+    return {
+        "name_": "ModelCheckpointCallback",
+        "metric": metric,
+        "epochs": epochs,
+        "save_last": save_last,
+        "mode": mode,
+    }
 
 
 def _early_stopping(train: dict, modes: dict[str, str]) -> dict:
@@ -184,11 +254,13 @@ def write_training_data_tsv(archive: str) -> list[str]:
     """``training/data/data.tsv``: whoever is in a train or validation set of any split."""
     splits = read_json(layout.splits_json(archive))
     used = {name for split in splits["splits"] for side in layout.SIDES for name in split[side]}
-    return _text(layout.training_data_tsv(archive), _ids(splits["cases"], (n for n in splits["cases"] if n in used)))
+    return _text(
+        layout.training_data_tsv(archive), _ids(splits["cases"], (n for n in splits["cases"] if n in used))
+    )
 
 
 def _dataloader(batch_size: int, shuffle: bool, num_workers: int) -> dict:
-    """As ``DataLoaderConfig`` reads it; ``pin_memory`` has an effect on a GPU only, where training pins too."""
+    """As ``DataLoaderConfig`` reads it; ``pin_memory`` works on a GPU only, where training pins too."""
     return {
         "name_": "DataLoader",
         "batch_size": batch_size,
@@ -218,18 +290,30 @@ def write_side_data(archive: str, side: str, split: str | int) -> list[str]:
     section = train if training else train["validate"]
     key = "training" if training else "validation"
     datalist = layout.datalist("", split).removeprefix("/")
-    loader = _dataloader(train["batch_size"], True, train["num_workers"]) if training else _dataloader(1, False, 0)
-    return _write_set(layout.side_data(archive, side, split), splits["cases"], names, _dataset(names, section["pre_transforms"], datalist=datalist, key=key), loader)
+    loader = (
+        _dataloader(train["batch_size"], True, train["num_workers"]) if training else _dataloader(1, False, 0)
+    )
+    return _write_set(
+        layout.side_data(archive, side, split),
+        splits["cases"],
+        names,
+        _dataset(names, section["pre_transforms"], datalist=datalist, key=key),
+        loader,
+    )
 
 
 def write_group_data(archive: str, group: str) -> list[str]:
     """The same three files of a test group."""
     splits, train = read_json(layout.splits_json(archive)), read_effective(archive, "train")
     if group not in splits["groups"]:
-        raise UserError(f"{layout.splits_json(archive)}: no test group {group!r}; it has {', '.join(splits['groups']) or 'none'}")
+        raise UserError(
+            f"{layout.splits_json(archive)}: no test group {group!r}; it has {list(splits['groups'])}"
+        )
     names = splits["groups"][group]
     dataset = _dataset(names, train["validate"]["pre_transforms"], group=group)
-    return _write_set(layout.group_data(archive, group), splits["cases"], names, dataset, _dataloader(1, False, 0))
+    return _write_set(
+        layout.group_data(archive, group), splits["cases"], names, dataset, _dataloader(1, False, 0)
+    )
 
 
 def _write_set(paths: list[str], cases: dict, names: Sequence[str], dataset: dict, loader: dict) -> list[str]:
@@ -274,7 +358,10 @@ def write_summary_log(archive: str) -> list[str]:
     for split, info in runs.items():
         lines.append(f"   - {split}")
         lines.append(f"      Epochs: {info['epochs']}{' (stopped early)' if info['stopped_early'] else ''}")
-        lines += [f"      Best {name}: {_value(b['value'])} at epoch {b['epoch']}" for name, b in info["best"].items()]
+        lines += [
+            f"      Best {name}: {_value(b['value'])} at epoch {b['epoch']}"
+            for name, b in info["best"].items()
+        ]
     lines += ["", "------------------------ Test ------------------------", "", "Groups", ""]
     for group in read_effective(archive, "evaluate")["groups"]:
         tested = [str(k) for k in runs if Path(layout.evaluation_zip(archive, group, k)).is_file()]

@@ -6,6 +6,7 @@ which ask Snakemake for the archive's own files. Writers return the paths they w
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 from collections.abc import Sequence
@@ -19,13 +20,23 @@ from .model_card import write_doc, write_licence
 from .run import zip_member
 from .tables import read_tsv, tsv
 
-__all__ = ["COMMANDS", "write_command", "write_doc", "write_eval_dice_tables", "write_eval_metrics", "write_licence", "write_log_config"]
+__all__ = [
+    "COMMANDS",
+    "write_command",
+    "write_doc",
+    "write_eval_dice_tables",
+    "write_eval_metrics",
+    "write_licence",
+    "write_log_config",
+]
 
 SET_ENV = """\
 #!/usr/bin/env bash
 # Where this archive is, and where the workflow's package is when ARMARIUM_HOME names a checkout.
 export MMAR_ROOT="$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)"
-export PYTHONPATH="${ARMARIUM_HOME:+$ARMARIUM_HOME/workflow:}${PYTHONPATH:-}"
+if [ -n "${ARMARIUM_HOME:-}" ]; then
+    export PYTHONPATH="$ARMARIUM_HOME/workflow${PYTHONPATH:+:$PYTHONPATH}"
+fi
 """
 
 COMMAND = """\
@@ -54,7 +65,9 @@ APPS = {
     "export.sh": (
         "export",
         "config_train.json",
-        '    --model_path "$MMAR_ROOT/{pt}" \\\n    --output_path "$MMAR_ROOT/{ts}" \\\n    --input_shape "{shape}" \\\n',
+        '    --model_path "$MMAR_ROOT/{pt}" \\\n'
+        '    --output_path "$MMAR_ROOT/{ts}" \\\n'
+        '    --input_shape "{shape}" \\\n',
     ),
 }
 COMMANDS = ("set_env.sh", *APPS)
@@ -125,7 +138,9 @@ def _eval_table(archive: str, name: str) -> list[dict[str, str]]:
     try:
         return read_tsv(zip_member(layout.eval_zip(archive), name).decode())
     except FileNotFoundError:
-        raise UserError(f"{layout.eval_zip(archive)}: file not found; evaluate the published model first") from None
+        raise UserError(
+            f"{layout.eval_zip(archive)}: file not found; evaluate the published model first"
+        ) from None
 
 
 def _number(cell: str | None) -> float:
@@ -138,7 +153,7 @@ def _cell(value: float) -> str:
 
 
 def write_eval_metrics(archive: str) -> list[str]:
-    """``eval/metrics.csv``: a row ``name,value`` for each metric of the published model; no header, as MMAR's."""
+    """``eval/metrics.csv``: ``name,value`` for each metric of the published model; no header, as MMAR's."""
     row = _eval_table(archive, "aggregated.tsv")[0]
     text = "".join(f"{name},{_cell(_number(value))}\n" for name, value in row.items())
     write_text(layout.eval_metrics_csv(archive), text)
@@ -158,7 +173,9 @@ def _values_by_image(archive: str, metric: str) -> tuple[list[str], dict[str, di
     """The class names in order, and each image's value of each class."""
     rows, images = _eval_table(archive, "class_details.tsv"), _image_names(archive)
     if not rows or metric not in rows[0]:
-        raise UserError(f"{layout.eval_zip(archive)}: no value of {metric} per class; the tables of eval/ need a key metric that each case has")
+        raise UserError(
+            f"{layout.eval_zip(archive)}: no {metric} per class; these tables need a key metric per case"
+        )
     values: dict[str, dict[str, float]] = {}
     for row in rows:
         image = images[row["participant_id"], row["session_id"]]
@@ -167,18 +184,31 @@ def _values_by_image(archive: str, metric: str) -> tuple[list[str], dict[str, di
 
 
 def write_eval_dice_tables(archive: str) -> list[str]:
-    """``eval/val_mean_dice_raw.csv`` and ``_summary.csv``: the key metric by image and class, and over images.
+    """``eval/val_mean_dice_raw.csv`` and ``_summary.csv``: the key metric by image and class.
 
     Percentiles are linearly interpolated; ``std`` is that of the population; undefined values are counted
     and left out.
     """
     raw, summary = layout.eval_dice_tables(archive)
     classes, values = _values_by_image(archive, _key_metric(archive))
-    rows = [{**by_class, "mean": _mean([by_class[c] for c in classes if c in by_class])} for by_class in values.values()]
+    rows = [
+        {**by_class, "mean": _mean([by_class[c] for c in classes if c in by_class])}
+        for by_class in values.values()
+    ]
     columns = [*classes, "mean"]
-    table = [{"filename": image, **{c: _cell(row.get(c, float("nan"))) for c in columns}} for image, row in zip(values, rows, strict=True)]
+    table = [
+        {"filename": image, **{c: _cell(row.get(c, float("nan"))) for c in columns}}
+        for image, row in zip(values, rows, strict=True)
+    ]
     write_text(raw, tsv(["filename", *columns], table, ","))
-    write_text(summary, tsv(["class", *SUMMARY], ({"class": c, **_summary([r.get(c, float("nan")) for r in rows])} for c in columns), ","))
+    write_text(
+        summary,
+        tsv(
+            ["class", *SUMMARY],
+            ({"class": c, **_summary([r.get(c, float("nan")) for r in rows])} for c in columns),
+            ",",
+        ),
+    )
     return [raw, summary]
 
 
@@ -186,7 +216,7 @@ SUMMARY = ("mean", "median", "max", "5percentile", "95percentile", "std", "defin
 
 
 def _defined(values: Sequence[float]) -> list[float]:
-    return [v for v in values if v == v]
+    return [v for v in values if not math.isnan(v)]
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -207,5 +237,12 @@ def _summary(values: Sequence[float]) -> dict:
     counts = {"defined": len(known), "undefined": len(values) - len(known)}
     if not known:
         return {**dict.fromkeys(SUMMARY, "nan"), **counts}
-    numbers = (statistics.fmean(known), statistics.median(known), max(known), _percentile(known, 5), _percentile(known, 95), statistics.pstdev(known))
+    numbers = (
+        statistics.fmean(known),
+        statistics.median(known),
+        max(known),
+        _percentile(known, 5),
+        _percentile(known, 95),
+        statistics.pstdev(known),
+    )
     return {**dict(zip(SUMMARY, map(_cell, numbers), strict=False)), **counts}

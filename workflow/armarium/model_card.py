@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 
 from . import layout
 from .bundle_metadata import description, licence_line, spatial_shape
-from .configure import read_effective
+from .configure import published_checkpoint, read_effective
 from .errors import UserError
 from .files import read_json, write_text
 from .maps import finished_runs
@@ -14,8 +14,8 @@ from .run import zip_member
 from .tables import read_tsv
 
 WHO_DECIDES = (
-    "Who publishes this archive must decide this: read the data's licence (attribution, share-alike and\n"
-    "non-commercial terms may bind a model trained on the data), then replace this file by the licence chosen."
+    "Who publishes this archive must decide: read the data's licence (attribution, share-alike and\n"
+    "non-commercial terms may bind a model trained on the data), then state the licence chosen."
 )
 
 
@@ -35,12 +35,16 @@ def write_licence(archive: str) -> list[str]:
 
 
 def _licence(archive: str) -> str:
-    return f"Licence of the model weights: not decided yet.\n\nThe weights were trained on data under: {licence_line(archive)}\n\n{WHO_DECIDES}\n"
+    data = f"The weights were trained on data under: {licence_line(archive)}"
+    return f"Licence of the model weights: not decided yet.\n\n{data}\n\n{WHO_DECIDES}\n"
 
 
 def _data_licence(archive: str) -> str:
     dataset = read_json(layout.dataset_json(archive))
-    lines = [f"Data: {dataset.get('name') or 'unnamed dataset'}", f"Licence as stated with the data: {licence_line(archive)}"]
+    lines = [
+        f"Data: {dataset.get('name') or 'unnamed dataset'}",
+        f"Licence as stated with the data: {licence_line(archive)}",
+    ]
     lines += [f"Reference: {dataset['reference']}"] if dataset.get("reference") else []
     return "\n".join([*lines, "", "The data themselves are not in this archive.", ""])
 
@@ -59,8 +63,9 @@ def _model(archive: str, train: dict) -> str:
     publish, grid = read_effective(archive, "publish")["publish"], " x ".join(map(str, spatial_shape(train)))
     rows = [
         f"Network: {_name(train['model'])}, input grid such as {grid}",
-        f"Loss: {_name(train['loss'])}; optimizer: {_name(train['optimizer'])}; at most {train['epochs']} epochs; seed {train['seed']}",
-        f"Published in `models/`: split {publish}, the epoch with the best {train['validate']['metrics'][0]['label']}",
+        f"Loss: {_name(train['loss'])}; optimizer: {_name(train['optimizer'])}",
+        f"At most {train['epochs']} epochs; seed {train['seed']}",
+        f"Published in `models/`: checkpoint {published_checkpoint(train)} of split {publish}",
     ]
     return "\n".join(["## Model", "", *(f"- {r}" for r in rows)])
 
@@ -75,7 +80,10 @@ def _data(archive: str, dataset: dict) -> str:
     rows = [
         f"Source: {dataset.get('reference') or 'not stated'}; licence: {licence_line(archive)}",
         f"Channels: {', '.join(dataset['modality'].values())}; classes: {classes}",
-        *(f"Split {k}: {len(s['train'])} training and {len(s['validation'])} validation cases" for k, s in enumerate(splits["splits"])),
+        *(
+            f"Split {k}: {len(s['train'])} training and {len(s['validation'])} validation cases"
+            for k, s in enumerate(splits["splits"])
+        ),
         *(f"Test group `{g}`: {len(names)} cases" for g, names in splits["groups"].items()),
     ]
     return "\n".join(["## Data", "", *(f"- {r}" for r in rows)])
@@ -87,14 +95,18 @@ def _results(archive: str, train: dict) -> str:
     runs = finished_runs(archive)
     if not runs:
         raise UserError(f"{archive}: no split is trained; the model card reports results")
-    best, groups = f"best-{labels[1]}", read_effective(archive, "evaluate")["groups"]
-    checkpoint = next(iter([c for c in read_effective(archive, "evaluate")["checkpoints"] if c == best]), None)
-    checkpoint = checkpoint or read_effective(archive, "evaluate")["checkpoints"][0]
+    chosen, groups = (
+        read_effective(archive, "evaluate")["checkpoints"],
+        read_effective(archive, "evaluate")["groups"],
+    )
+    published = published_checkpoint(train)
+    checkpoint = published if published in chosen else chosen[0]
     tested = {g: [_tested(archive, g, k, checkpoint) for k in runs] for g in groups}
     lines = [
         "## Results",
         "",
-        f"Mean ± standard deviation over {len(runs)} split{'s' if len(runs) > 1 else ''}. Validation: each metric's best epoch, hence optimistic. Test: checkpoint `{checkpoint}`.",
+        f"Mean ± standard deviation over {len(runs)} split{'s' if len(runs) > 1 else ''}. Validation: each",
+        f"metric's best epoch, hence optimistic. Test: checkpoint `{checkpoint}`.",
         "",
         f"| Metric | Validation | {''.join(f'Test: {g} | ' for g in groups)}".rstrip(),
         f"|---|---|{'---|' * len(groups)}",
@@ -103,7 +115,13 @@ def _results(archive: str, train: dict) -> str:
         cells = [_spread([info["best"][label]["value"] for info in runs.values() if label in info["best"]])]
         cells += [_spread([_number(row.get(label)) for row in tested[g]]) for g in groups]
         lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", "Distances are in mm. Values per class and case are in the tables beside each checkpoint."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "Distances are in mm. Values per class and case are in the tables beside each checkpoint.",
+        ]
+    )
 
 
 def _tested(archive: str, group: str, split: int, checkpoint: str) -> dict[str, str]:
@@ -133,8 +151,8 @@ def _use(archive: str) -> str:
             "## Intended use and limits",
             "",
             "- For research. Not a medical device; not for diagnosis or treatment.",
-            "- Made for images like those above: same modality, field of view and orientation. Other scanners, protocols and populations are untested.",
-            f"- Cases of one {grouped} never lie on two sides of a split; kinship that these do not show is not excluded.",
+            "- Made for images like those above: same modality and field of view. Others are untested.",
+            f"- Cases of one {grouped} never lie on two sides of a split.",
             "",
             "## Licence",
             "",

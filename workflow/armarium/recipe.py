@@ -214,6 +214,7 @@ def training_settings(conf: dict, environment: dict, source: str) -> dict:
     return {
         **{k: variables[k] for k in ("seed", "deterministic", "threads", "epochs", "amp", "clip_grad_norm", "clip_grad_value")},
         "batch_size": train["dataloader"].get("args", {}).get("batch_size", variables["batch_size"]),
+        "drop_last": bool(train["dataloader"].get("args", {}).get("drop_last", False)),
         "num_workers": variables["num_workers"],
         "save_interval": handlers.get("CheckpointSaver", {}).get("save_interval") or variables["save_interval"],
         "validation_interval": handlers.get("ValidationHandler", {}).get("interval", variables["num_interval_per_valid"]),

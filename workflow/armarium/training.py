@@ -191,6 +191,7 @@ class SplitTraining:
             self.cases,
             batch_size=self.settings["batch_size"],
             sampler=EpochOrder(self.cases),
+            drop_last=self.settings["drop_last"],
             num_workers=self.settings["num_workers"],
             generator=torch.Generator(),  # else making an iterator would draw from the global stream
             pin_memory=self.device.type == "cuda",

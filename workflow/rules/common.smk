@@ -44,11 +44,12 @@ STATE = Path(".snakemake/armarium")
 HOME = Path(armarium.__file__).resolve().parents[1]
 SNAKEFILE = str(HOME / "Snakefile")
 
+# Waiting OpenMP threads sleep: spinning ones made a step 30 times slower beside another busy process.
 # --sdm conda brings its own interpreter and drops an inherited PYTHONPATH; without it the rules run in
 # the interpreter that runs Snakemake, also from a shell with no environment activated.
 USES_CONDA = any(m.name == "CONDA" for m in workflow.deployment_settings.deployment_method)
 OWN_PYTHON = "" if USES_CONDA else f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; "
-shell.prefix(f"set -euo pipefail; {OWN_PYTHON}export PYTHONPATH='{HOME}' PYTHONHASHSEED=0; ")
+shell.prefix(f"set -euo pipefail; {OWN_PYTHON}export PYTHONPATH='{HOME}' PYTHONHASHSEED=0 OMP_WAIT_POLICY=PASSIVE; ")
 
 if workflow.local_exec and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", gpus.local_limit(config.get("gpus"), DEVICE))

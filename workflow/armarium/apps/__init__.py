@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import layout
-from ..config import check
 from ..configure import count_given_splits, read_effective
 from ..errors import UserError
 from ..files import read_json
@@ -18,13 +17,28 @@ from ..files import read_json
 SNAKEFILE = "Snakefile"
 
 
+def _resolved(path: str) -> str:
+    return str(Path(path).resolve())
+
+
 def parser(program: str) -> argparse.ArgumentParser:
     """The arguments that Clara Train's programs share."""
     parsed = argparse.ArgumentParser(prog=f"armarium.apps.{program}")
-    parsed.add_argument("-m", "--mmar_root", required=True, help="the archive")
+    parsed.add_argument("-m", "--mmar_root", type=_resolved, required=True, help="the archive")
     parsed.add_argument("-c", "--config_file", required=True, help="configuration, relative to the archive")
-    parsed.add_argument("-e", "--environment_file", default="config/environment.json", help="environment, relative to the archive")
-    parsed.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="variables; print_conf=True shows the configuration")
+    parsed.add_argument(
+        "-e",
+        "--environment_file",
+        default="config/environment.json",
+        help="environment, relative to the archive",
+    )
+    parsed.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="NAME=VALUE",
+        help="variables; print_conf=True shows the configuration",
+    )
     parsed.add_argument("--cores", default="all", help="CPU cores for Snakemake")
     return parsed
 
@@ -66,12 +80,12 @@ def changes_of(pairs: Sequence[str]) -> dict[str, str]:
 
 def split_numbers(archive: str) -> range:
     """The archive's splits, drawn or not."""
-    spec = read_json(layout.archive_json(archive))
-    spec = check({"archives": {"this": {"recipe": "", **{k: v for k, v in spec.items() if k != "kept"}}}}, "config", "archive.json")["archives"]["this"]
-    splits = spec["splits"]
+    splits = read_json(layout.archive_json(archive))["splits"]
     if splits["method"] == "kfold":
         return range(splits["n_splits"])
-    return range(count_given_splits(read_effective(archive, "split")["given"]) if splits["method"] == "file" else 1)
+    return range(
+        count_given_splits(read_effective(archive, "split")["given"]) if splits["method"] == "file" else 1
+    )
 
 
 def make(arguments: argparse.Namespace, targets: Sequence[str]) -> None:
@@ -79,7 +93,7 @@ def make(arguments: argparse.Namespace, targets: Sequence[str]) -> None:
 
     ``DATA_ROOT`` of ``--set`` becomes the global key data_root; what else is set is kept by the archive.
     """
-    archive = Path(arguments.mmar_root).resolve()
+    archive = Path(arguments.mmar_root)
     directory = working_directory(archive, Path.cwd())
     changes = changes_of(arguments.set)
     if changes.pop("print_conf", "False").lower() == "true":
@@ -88,9 +102,25 @@ def make(arguments: argparse.Namespace, targets: Sequence[str]) -> None:
     config += [f"set={json.dumps(changes)}"] if changes else []
     relative = archive.relative_to(directory).as_posix()
     paths = [f"{relative}/{t.removeprefix(f'{arguments.mmar_root}/')}" for t in targets]
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(workflow_home()), "--cores", arguments.cores, "--directory", str(directory)]
+    snakefile = workflow_home()
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(snakefile),
+        "--directory",
+        str(directory),
+    ]
+    command += ["--cores", arguments.cores, *_profile(snakefile)]
     command += ["--config", *config] if config else []
     os.execv(sys.executable, [*command, "--", *paths])
+
+
+def _profile(snakefile: Path) -> list[str]:
+    """The workflow's own profile, which Snakemake would look for in the working directory."""
+    folders = [p / "profiles" / "default" for p in snakefile.parents[:2]]
+    return next((["--workflow-profile", str(f)] for f in folders if f.is_dir()), [])
 
 
 def main(program) -> None:

@@ -1,0 +1,35 @@
+# `make demo` and `make test` are all a newcomer needs; both set everything up first.
+PYTHON ?= python3
+CORES ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+# An environment of the user's own is taken as it is: make demo BIN=$(dirname $(which python)) READY=
+READY := $(VENV)/ready
+# The version that was tested; any newer torch that suits your GPU does too: make demo TORCH=torch
+TORCH ?= torch==2.13.0
+
+.PHONY: demo test lint hippocampus hippocampus-seeds adrenal-seeds clean
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Armarium needs Python 3.11 or newer; say which: make demo PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV) || { echo "this Python has no venv; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/snakemake --cores $(CORES) --quiet rules host
+	@$(BIN)/python -m armarium summary archives/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+clean:
+	rm -rf $(VENV) .cache .snakemake logs
