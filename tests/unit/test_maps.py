@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from armarium import layout, maps
 from armarium.config import archive_section, check
 from armarium.configure import Globals, configure
@@ -126,9 +125,7 @@ def test_a_metric_without_a_client_class_stays_readable_and_cannot_be_mistaken(a
 def test_callbacks_json_lists_kept_checkpoints_and_resume_states(archive):
     maps.write_callbacks_json(archive)
     callbacks = read(layout.callbacks_json(archive))["callbacks"]
-    kept = [
-        (c["metric"], c["save_last"], c["mode"]) for c in callbacks if c["name_"] == "ModelCheckpointCallback"
-    ]
+    kept = [(c["metric"], c["save_last"], c["mode"]) for c in callbacks if c["name_"] == "ModelCheckpointCallback"]
     assert kept == [("loss", False, "min"), ("MeanDice", False, "max"), (None, True, None)]
     assert callbacks[-1] == {"name_": "TrainingCheckpointCallback", "every_n_epochs": 1, "enabled": True}
 
@@ -195,7 +192,7 @@ def test_side_data_has_the_splits_cases_and_how_they_are_loaded(archive):
 
 def test_group_data_of_an_unknown_group_is_refused(archive):
     assert Path(maps.write_group_data(archive, "held")[0]).read_text().count("\n") == 3
-    with pytest.raises(UserError, match="no test group 'other'.*held"):
+    with pytest.raises(UserError, match=r"no test group 'other'.*held"):
         maps.write_group_data(archive, "other")
     with pytest.raises(UserError, match="splits 0 to 1"):
         maps.write_side_data(archive, "train", 2)

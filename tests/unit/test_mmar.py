@@ -12,13 +12,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_maps import finish_run, make_archive
-
 from armarium import apps, layout, mmar
 from armarium.apps import evaluate, export, train
 from armarium.errors import UserError
 from armarium.files import read_json, write_json
 from armarium.run import write_zip
+from test_maps import finish_run, make_archive
 
 
 @pytest.fixture
@@ -55,9 +54,7 @@ def test_set_env_names_the_archive_and_the_workflow(archive):
     (path,) = mmar.write_command(archive, "set_env.sh")
     script = f'source "{path}"; echo "$MMAR_ROOT|$PYTHONPATH"'
     environment = {"PATH": os.environ["PATH"], "ARMARIUM_HOME": "/some/where", "PYTHONPATH": "/old"}
-    found = subprocess.run(
-        ["bash", "-c", script], env=environment, capture_output=True, text=True, check=True
-    )
+    found = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == f"{Path(archive).resolve()}|/some/where/workflow:/old"
 
 
@@ -70,9 +67,7 @@ def test_a_command_passes_mmar_arguments_and_additional_options(archive, tmp_pat
     stand_in.chmod(0o755)
     environment = {"PATH": f"{stand_in.parent}:{os.environ['PATH']}"}
     command = [layout.command(archive, "export.sh"), "epochs=3"]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split(
-        "\n"
-    )
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split("\n")
     assert found[:3] == ["-u", "-m", "armarium.apps.export"] and found[-3:] == [
         "print_conf=True",
         "epochs=3",
@@ -82,7 +77,7 @@ def test_a_command_passes_mmar_arguments_and_additional_options(archive, tmp_pat
 
 
 def test_a_command_that_is_not_there_is_refused(archive):
-    with pytest.raises(UserError, match="no such command.*train.sh"):
+    with pytest.raises(UserError, match=r"no such command.*train.sh"):
         mmar.write_command(archive, "fly.sh")
 
 
@@ -109,13 +104,13 @@ def test_evaluate_asks_for_what_its_configuration_says(archive):
     assert layout.eval_segmentation(archive, "case_5") in evaluate.targets(archive, "config_inference.json")
     tables = evaluate.targets(archive, "config_validation_ckpt.json")
     assert len(tables) == 3 * len(layout.METRIC_TABLES) and all("split-0" in t for t in tables)
-    with pytest.raises(UserError, match="wanted config_validation.json"):
+    with pytest.raises(UserError, match=r"wanted config_validation.json"):
         evaluate.targets(archive, "config_train.json")
 
 
 def test_export_refuses_files_that_are_no_artifact(archive):
     export.check_paths(archive, layout.published_model(archive), layout.published_ts(archive))
-    with pytest.raises(UserError, match="--output_path: found /elsewhere.ts"):
+    with pytest.raises(UserError, match=r"--output_path: found /elsewhere.ts"):
         export.check_paths(archive, layout.published_model(archive), "/elsewhere.ts")
 
 

@@ -61,11 +61,7 @@ def inference_config(archive: str) -> dict:
     post = parts.transforms(before, {"pred"})
     if settings["task"] == "segmentation":
         post += [parts.invert("pred", "image", False), *parts.transforms(after, {"pred"})]
-        post += (
-            []
-            if parts.gives_class_numbers(after)
-            else [parts.transform("AsDiscreted", keys="pred", argmax=True)]
-        )
+        post += [] if parts.gives_class_numbers(after) else [parts.transform("AsDiscreted", keys="pred", argmax=True)]
         post += [_save_segmentation()]
     else:
         post += [*parts.transforms(after, {"pred"}), *_save_probabilities()]
@@ -126,24 +122,16 @@ def _scored_post(settings: dict, transform: str) -> list[dict]:
     if settings["task"] == "classification":
         return parts.transforms([*before, *after], both)
     classes = next(
-        (
-            settings["model"]["args"][k]
-            for k in ("out_channels", "num_classes")
-            if k in settings["model"]["args"]
-        ),
+        (settings["model"]["args"][k] for k in ("out_channels", "num_classes") if k in settings["model"]["args"]),
         None,
     )
     if classes is None:
         raise UserError("model: args lack out_channels, which evaluate.json needs; add it to the recipe")
-    numbers = (
-        [] if parts.gives_class_numbers(after) else [parts.transform("AsDiscreted", keys="pred", argmax=True)]
-    )
+    numbers = [] if parts.gives_class_numbers(after) else [parts.transform("AsDiscreted", keys="pred", argmax=True)]
     inverted = parts.invert(["pred", "label"], ["image", "label"], [False, True], transform)
     # AsDiscreted of the recipe may already have made the label one-hot; one that is stays.
     onehot_label = any("label" in c["args"].get("keys", []) for c in after if c.get("name") == "AsDiscreted")
-    last = parts.transform(
-        "AsDiscreted", keys=["pred"] if onehot_label else ["pred", "label"], to_onehot=classes
-    )
+    last = parts.transform("AsDiscreted", keys=["pred"] if onehot_label else ["pred", "label"], to_onehot=classes)
     return [*parts.transforms(before, both), inverted, *parts.transforms(after, both), *numbers, last]
 
 
@@ -151,28 +139,21 @@ def evaluate_config(archive: str) -> dict:
     """``configs/evaluate.json``: the published model on its split's validation cases."""
     settings = read_effective(archive, "train")
     metrics = _metric_components(settings)
-    key, *others = metrics or [None]
-    extra = {"key_val_metric": {key: f"@metrics#{key}"}} if key else {}
-    extra |= {"additional_metrics": {m: f"@metrics#{m}" for m in others}} if others else {}
-    saver = {
-        "_target_": "monai.handlers.MetricsSaver",
-        "save_dir": "@output_dir",
-        "metrics": "*",
-        "metric_details": None,
-        "batch_transform": None,
-    }
+    key = {k: metrics.pop(k) for k in list(metrics)[:1]}
+    scored = {"key_val_metric": "@key_metric"} if key else {}
+    scored |= {"additional_metrics": "@additional_metrics"} if metrics else {}
+    saver = _handler("MetricsSaver", {"save_dir": "@output_dir", "metrics": "*"})
     return {
         **parts.common(archive, "validation", settings["task"] == "segmentation"),
-        "preprocessing": parts.compose(
-            parts.transforms(settings["validate"]["pre_transforms"], {"image", "label"})
-        ),
+        "preprocessing": parts.compose(parts.transforms(settings["validate"]["pre_transforms"], {"image", "label"})),
         "dataset": parts.dataset("@data", "@preprocessing"),
         "dataloader": parts.dataloader("@dataset"),
         "inferer": parts.target("inferer", settings["validate"]["inferer"]),
         "postprocessing": parts.compose(_scored_post(settings, "@preprocessing")),
-        "metrics": metrics,
-        "handlers": [parts.checkpoint_loader(), {k: v for k, v in saver.items() if v is not None}],
-        "evaluator": parts.evaluator(val_handlers="@handlers", **extra),
+        **({"key_metric": key} if key else {}),
+        **({"additional_metrics": metrics} if metrics else {}),
+        "handlers": [parts.checkpoint_loader(), saver],
+        "evaluator": parts.evaluator(val_handlers="@handlers", **scored),
         "run": ["$@evaluator.run()"],
     }
 
@@ -204,99 +185,80 @@ def train_config(archive: str) -> dict:
     """``configs/train.json``: the recipe's training for MONAI's own client.
 
     The archive's weights come from this workflow, which seeds every epoch and keeps every file's grid;
-    this is the same recipe, not the same bytes.
+    this is the same recipe, not the same bytes. Its best weights go to eval/, beside nothing published.
     """
     settings = read_effective(archive, "train")
-    labelled = settings["task"] == "segmentation"
-    common = parts.common(archive, "training", labelled)
-    train_data = common.pop("data")
-    schedule = settings["lr_scheduler"]
-    handlers = [
-        {
-            "_target_": "monai.handlers.ValidationHandler",
-            "validator": "@validate#evaluator",
-            "epoch_level": True,
-            "interval": "@val_interval",
-        },
-        {
-            "_target_": "monai.handlers.StatsHandler",
-            "tag_name": "train_loss",
-            "output_transform": "$monai.handlers.from_engine(['loss'], first=True)",
-        },
-    ]
-    if schedule:
-        handlers.insert(
-            0,
-            {
-                "_target_": "monai.handlers.LrScheduleHandler",
-                "lr_scheduler": "@lr_scheduler",
-                "print_lr": True,
-                "epoch_level": settings["lr_epoch_level"],
-            },
-        )
-    metrics = _metric_components(settings)
-    key = next(iter(metrics), None)
+    common = parts.common(archive, "training", settings["task"] == "segmentation")
+    train_data, schedule, optimizer = common.pop("data"), settings["lr_scheduler"], settings["optimizer"]
+    optimizer = {**optimizer, "args": _runtime(optimizer["args"])}
     return {
         **common,
         "epochs": settings["epochs"],
         "val_interval": settings["validation_interval"],
         "loss": parts.target("loss", settings["loss"]),
-        "optimizer": parts.target(
-            "optimizer",
-            {**settings["optimizer"], "args": _runtime(settings["optimizer"]["args"])},
-            params="$@network.parameters()",
-        ),
+        "optimizer": parts.target("optimizer", optimizer, params="$@network.parameters()"),
         **({"lr_scheduler": _lr_scheduler(schedule)} if schedule else {}),
-        "train": {
-            "data": train_data,
-            "preprocessing": parts.compose(parts.transforms(settings["pre_transforms"], {"image", "label"})),
-            "dataset": parts.dataset("@train#data", "@train#preprocessing"),
-            "dataloader": parts.dataloader(
-                "@train#dataset", settings["batch_size"], True, settings["num_workers"]
-            ),
-            "inferer": parts.target("inferer", settings["inferer"]),
-            "handlers": handlers,
-            "trainer": {
-                "_target_": "monai.engines.SupervisedTrainer",
-                "max_epochs": "@epochs",
-                "device": "@device",
-                "train_data_loader": "@train#dataloader",
-                "network": "@network",
-                "optimizer": "@optimizer",
-                "loss_function": "@loss",
-                "inferer": "@train#inferer",
-                "train_handlers": "@train#handlers",
-                "amp": "$torch.cuda.is_available()" if settings["amp"] else False,
-            },
-        },
-        "validate": {
-            "data": parts.data("validation", labelled),
-            "preprocessing": parts.compose(
-                parts.transforms(settings["validate"]["pre_transforms"], {"image", "label"})
-            ),
-            "dataset": parts.dataset("@validate#data", "@validate#preprocessing"),
-            "dataloader": parts.dataloader("@validate#dataset"),
-            "inferer": parts.target("inferer", settings["validate"]["inferer"]),
-            "postprocessing": parts.compose(_scored_post(settings, "@validate#preprocessing")),
-            "handlers": [
-                {"_target_": "monai.handlers.StatsHandler", "iteration_log": False},
-                {
-                    "_target_": "monai.handlers.CheckpointSaver",
-                    "save_dir": "$@bundle_root + '/models'",
-                    "save_dict": {"model": "@network"},
-                    "save_key_metric": True,
-                    "key_metric_filename": "retrained.pt",
-                },
-            ],
-            **({"key_metric": {key: metrics[key]}} if key else {}),
-            "evaluator": parts.evaluator(
-                "validate#",
-                val_handlers="@validate#handlers",
-                **({"key_val_metric": "@validate#key_metric"} if key else {}),
-            ),
-        },
+        "train": _train_section(settings, train_data),
+        "validate": _validate_section(settings),
         "initialize": [f"$monai.utils.set_determinism(seed={settings['seed']})"],
         "run": ["$@train#trainer.run()"],
+    }
+
+
+def _train_section(settings: dict, data: dict) -> dict:
+    batches = {"batch_size": settings["batch_size"], "shuffle": True, "num_workers": settings["num_workers"]}
+    return {
+        "data": data,
+        "preprocessing": parts.compose(parts.transforms(settings["pre_transforms"], {"image", "label"})),
+        "dataset": parts.dataset("@train#data", "@train#preprocessing"),
+        "dataloader": parts.dataloader("@train#dataset", **batches),
+        "inferer": parts.target("inferer", settings["inferer"]),
+        "handlers": _train_handlers(settings),
+        "trainer": {
+            "_target_": "monai.engines.SupervisedTrainer",
+            "max_epochs": "@epochs",
+            "device": "@device",
+            "train_data_loader": "@train#dataloader",
+            "network": "@network",
+            "optimizer": "@optimizer",
+            "loss_function": "@loss",
+            "inferer": "@train#inferer",
+            "train_handlers": "@train#handlers",
+            "amp": "$torch.cuda.is_available()" if settings["amp"] else False,
+        },
+    }
+
+
+def _train_handlers(settings: dict) -> list[dict]:
+    losses = {"tag_name": "train_loss", "output_transform": "$monai.handlers.from_engine(['loss'], first=True)"}
+    validation = {"validator": "@validate#evaluator", "epoch_level": True, "interval": "@val_interval"}
+    schedule = {"lr_scheduler": "@lr_scheduler", "epoch_level": settings["lr_epoch_level"]}
+    return [
+        *([_handler("LrScheduleHandler", schedule)] if settings["lr_scheduler"] else []),
+        _handler("ValidationHandler", validation),
+        _handler("StatsHandler", losses),
+    ]
+
+
+def _handler(name: str, args: dict) -> dict:
+    return parts.target("handler", {"name": name, "args": args})
+
+
+def _validate_section(settings: dict) -> dict:
+    validate, metrics = settings["validate"], _metric_components(settings)
+    key = next(iter(metrics), None)
+    saved = {"save_dir": "@output_dir", "save_dict": {"model": "@network"}, "save_key_metric": True}
+    scored = {"key_val_metric": "@validate#key_metric"} if key else {}
+    return {
+        "data": parts.data("validation", settings["task"] == "segmentation"),
+        "preprocessing": parts.compose(parts.transforms(validate["pre_transforms"], {"image", "label"})),
+        "dataset": parts.dataset("@validate#data", "@validate#preprocessing"),
+        "dataloader": parts.dataloader("@validate#dataset"),
+        "inferer": parts.target("inferer", validate["inferer"]),
+        "postprocessing": parts.compose(_scored_post(settings, "@validate#preprocessing")),
+        "handlers": [_handler("StatsHandler", {"iteration_log": False}), _handler("CheckpointSaver", saved)],
+        **({"key_metric": {key: metrics[key]}} if key else {}),
+        "evaluator": parts.evaluator("validate#", val_handlers="@validate#handlers", **scored),
     }
 
 
@@ -309,9 +271,7 @@ def write_bundle_config(archive: str, name: str) -> list[str]:
         "inference.json": inference_config,
     }
     if name not in layout.BUNDLE_CONFIGS:
-        raise UserError(
-            f"configs/{name}: no such file in a bundle; wanted one of {', '.join(layout.BUNDLE_CONFIGS)}"
-        )
+        raise UserError(f"configs/{name}: no such file in a bundle; wanted one of {', '.join(layout.BUNDLE_CONFIGS)}")
     path = layout.bundle_config(archive, name)
     write_text(path, json_text(makers[name](archive)) if name in makers else LOGGING_CONF)
     return [path]

@@ -21,9 +21,7 @@ REQUIRES = {
 }
 """What the bundle is tested with. Not what is installed here: a rule without torch writes the same bytes."""
 
-SCHEMA = (
-    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
-)
+SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 DEFAULT_SIZE = 64
 """Voxels along an axis where the recipe fixes none."""
 
@@ -39,9 +37,7 @@ def _per_axis(value: int | list[int], dims: int) -> list[int]:
 
 def _divisor(settings: dict, dims: int) -> list[int]:
     """What a network's grid is a multiple of: its strides, and the padding that the recipe does for them."""
-    strides = settings["model"]["args"].get(
-        "strides", settings["model"]["args"].get("upsample_kernel_size", [])
-    )
+    strides = settings["model"]["args"].get("strides", settings["model"]["args"].get("upsample_kernel_size", []))
     found = [prod(s) for s in zip(*(_per_axis(s, dims) for s in strides), strict=True)] or [1] * dims
     for transform in settings["validate"]["pre_transforms"]:
         if transform.get("name") in ("DivisiblePadd", "DivisiblePadD", "DivisiblePadDict"):
@@ -52,10 +48,7 @@ def _divisor(settings: dict, dims: int) -> list[int]:
 def _fixed_size(settings: dict, dims: int) -> list[int] | None:
     """The grid that the inferer's window or else the last sizing transform gives."""
     window = settings["validate"]["inferer"]["args"].get("roi_size")
-    sizes = [
-        t["args"].get("spatial_size", t["args"].get("roi_size"))
-        for t in settings["validate"]["pre_transforms"]
-    ]
+    sizes = [t["args"].get("spatial_size", t["args"].get("roi_size")) for t in settings["validate"]["pre_transforms"]]
     for size in [window, *reversed(sizes)]:
         if size is not None and min(size := _per_axis(size, dims)) > 0:
             return size
@@ -85,12 +78,8 @@ def _value_range(settings: dict) -> list[float]:
 def _channels(settings: dict, dataset: dict) -> tuple[dict[str, str], dict[str, str]]:
     """Names of the input channels and of the output channels, by number."""
     args = settings["model"]["args"]
-    inputs = next(
-        (args[k] for k in ("in_channels", "n_input_channels") if k in args), len(dataset["modality"])
-    )
-    outputs = next(
-        (args[k] for k in ("out_channels", "num_classes", "n_classes") if k in args), len(dataset["labels"])
-    )
+    inputs = next((args[k] for k in ("in_channels", "n_input_channels") if k in args), len(dataset["modality"]))
+    outputs = next((args[k] for k in ("out_channels", "num_classes", "n_classes") if k in args), len(dataset["labels"]))
     name = [
         {str(i): names.get(str(i), f"{kind} {i}") for i in range(n)}
         for kind, n, names in (
@@ -109,20 +98,13 @@ def input_shape(archive: str) -> list[int]:
 
 def licence_line(archive: str) -> str:
     """The data's licence in a line: the configuration's, else the dataset list's."""
-    stated = read_effective(archive, "publish")["licence"] or read_json(layout.dataset_json(archive)).get(
-        "licence"
-    )
+    stated = read_effective(archive, "publish")["licence"] or read_json(layout.dataset_json(archive)).get("licence")
     return str(stated or "not stated")
 
 
 def description(archive: str) -> str:
     dataset = read_json(layout.dataset_json(archive))
-    return str(
-        read_effective(archive, "publish")["description"]
-        or dataset.get("description")
-        or dataset.get("name")
-        or "No description given."
-    )
+    return str(read_effective(archive, "publish")["description"] or dataset.get("description") or dataset.get("name") or "No description given.")
 
 
 def metadata(archive: str) -> dict:

@@ -141,6 +141,4 @@ def invert(
     nearest: bool | list[bool],
     chain: str = "@preprocessing",
 ) -> dict:
-    return transform(
-        "Invertd", keys=keys, orig_keys=orig_keys, transform=chain, nearest_interp=nearest, to_tensor=True
-    )
+    return transform("Invertd", keys=keys, orig_keys=orig_keys, transform=chain, nearest_interp=nearest, to_tensor=True)

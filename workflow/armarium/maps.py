@@ -161,9 +161,7 @@ def write_metrics_json(archive: str) -> list[str]:
         LOSS: _metric("LossMetric", {"loss_name": LOSS}),
         **{m["label"]: metric_config(m) for m in listed},
     }
-    return _json(
-        layout.metrics_json(archive), {"name_": "MetricsHandler", "metrics": metrics, "metrics_on_cpu": True}
-    )
+    return _json(layout.metrics_json(archive), {"name_": "MetricsHandler", "metrics": metrics, "metrics_on_cpu": True})
 
 
 def write_callbacks_json(archive: str) -> list[str]:
@@ -175,9 +173,7 @@ def write_callbacks_json(archive: str) -> list[str]:
     callbacks = [_checkpoint(m, [], False, modes[m]) for m in best]
     callbacks += [_checkpoint(None, epochs, "final" in chosen, None)]
     callbacks += [_early_stopping(train, modes)] if train["early_stopping"] else []
-    callbacks += [
-        {"name_": "TrainingCheckpointCallback", "every_n_epochs": train["save_interval"], "enabled": True}
-    ]
+    callbacks += [{"name_": "TrainingCheckpointCallback", "every_n_epochs": train["save_interval"], "enabled": True}]
     return _json(layout.callbacks_json(archive), {"name_": "CallbacksHandler", "callbacks": callbacks})
 
 
@@ -254,9 +250,7 @@ def write_training_data_tsv(archive: str) -> list[str]:
     """``training/data/data.tsv``: whoever is in a train or validation set of any split."""
     splits = read_json(layout.splits_json(archive))
     used = {name for split in splits["splits"] for side in layout.SIDES for name in split[side]}
-    return _text(
-        layout.training_data_tsv(archive), _ids(splits["cases"], (n for n in splits["cases"] if n in used))
-    )
+    return _text(layout.training_data_tsv(archive), _ids(splits["cases"], (n for n in splits["cases"] if n in used)))
 
 
 def _dataloader(batch_size: int, shuffle: bool, num_workers: int) -> dict:
@@ -290,9 +284,7 @@ def write_side_data(archive: str, side: str, split: str | int) -> list[str]:
     section = train if training else train["validate"]
     key = "training" if training else "validation"
     datalist = layout.datalist("", split).removeprefix("/")
-    loader = (
-        _dataloader(train["batch_size"], True, train["num_workers"]) if training else _dataloader(1, False, 0)
-    )
+    loader = _dataloader(train["batch_size"], True, train["num_workers"]) if training else _dataloader(1, False, 0)
     return _write_set(
         layout.side_data(archive, side, split),
         splits["cases"],
@@ -306,14 +298,10 @@ def write_group_data(archive: str, group: str) -> list[str]:
     """The same three files of a test group."""
     splits, train = read_json(layout.splits_json(archive)), read_effective(archive, "train")
     if group not in splits["groups"]:
-        raise UserError(
-            f"{layout.splits_json(archive)}: no test group {group!r}; it has {list(splits['groups'])}"
-        )
+        raise UserError(f"{layout.splits_json(archive)}: no test group {group!r}; it has {list(splits['groups'])}")
     names = splits["groups"][group]
     dataset = _dataset(names, train["validate"]["pre_transforms"], group=group)
-    return _write_set(
-        layout.group_data(archive, group), splits["cases"], names, dataset, _dataloader(1, False, 0)
-    )
+    return _write_set(layout.group_data(archive, group), splits["cases"], names, dataset, _dataloader(1, False, 0))
 
 
 def _write_set(paths: list[str], cases: dict, names: Sequence[str], dataset: dict, loader: dict) -> list[str]:
@@ -358,10 +346,7 @@ def write_summary_log(archive: str) -> list[str]:
     for split, info in runs.items():
         lines.append(f"   - {split}")
         lines.append(f"      Epochs: {info['epochs']}{' (stopped early)' if info['stopped_early'] else ''}")
-        lines += [
-            f"      Best {name}: {_value(b['value'])} at epoch {b['epoch']}"
-            for name, b in info["best"].items()
-        ]
+        lines += [f"      Best {name}: {_value(b['value'])} at epoch {b['epoch']}" for name, b in info["best"].items()]
     lines += ["", "------------------------ Test ------------------------", "", "Groups", ""]
     for group in read_effective(archive, "evaluate")["groups"]:
         tested = [str(k) for k in runs if Path(layout.evaluation_zip(archive, group, k)).is_file()]

@@ -65,9 +65,7 @@ APPS = {
     "export.sh": (
         "export",
         "config_train.json",
-        '    --model_path "$MMAR_ROOT/{pt}" \\\n'
-        '    --output_path "$MMAR_ROOT/{ts}" \\\n'
-        '    --input_shape "{shape}" \\\n',
+        '    --model_path "$MMAR_ROOT/{pt}" \\\n    --output_path "$MMAR_ROOT/{ts}" \\\n    --input_shape "{shape}" \\\n',
     ),
 }
 COMMANDS = ("set_env.sh", *APPS)
@@ -138,9 +136,7 @@ def _eval_table(archive: str, name: str) -> list[dict[str, str]]:
     try:
         return read_tsv(zip_member(layout.eval_zip(archive), name).decode())
     except FileNotFoundError:
-        raise UserError(
-            f"{layout.eval_zip(archive)}: file not found; evaluate the published model first"
-        ) from None
+        raise UserError(f"{layout.eval_zip(archive)}: file not found; evaluate the published model first") from None
 
 
 def _number(cell: str | None) -> float:
@@ -173,9 +169,7 @@ def _values_by_image(archive: str, metric: str) -> tuple[list[str], dict[str, di
     """The class names in order, and each image's value of each class."""
     rows, images = _eval_table(archive, "class_details.tsv"), _image_names(archive)
     if not rows or metric not in rows[0]:
-        raise UserError(
-            f"{layout.eval_zip(archive)}: no {metric} per class; these tables need a key metric per case"
-        )
+        raise UserError(f"{layout.eval_zip(archive)}: no {metric} per class; these tables need a key metric per case")
     values: dict[str, dict[str, float]] = {}
     for row in rows:
         image = images[row["participant_id"], row["session_id"]]
@@ -191,15 +185,9 @@ def write_eval_dice_tables(archive: str) -> list[str]:
     """
     raw, summary = layout.eval_dice_tables(archive)
     classes, values = _values_by_image(archive, _key_metric(archive))
-    rows = [
-        {**by_class, "mean": _mean([by_class[c] for c in classes if c in by_class])}
-        for by_class in values.values()
-    ]
+    rows = [{**by_class, "mean": _mean([by_class[c] for c in classes if c in by_class])} for by_class in values.values()]
     columns = [*classes, "mean"]
-    table = [
-        {"filename": image, **{c: _cell(row.get(c, float("nan"))) for c in columns}}
-        for image, row in zip(values, rows, strict=True)
-    ]
+    table = [{"filename": image, **{c: _cell(row.get(c, float("nan"))) for c in columns}} for image, row in zip(values, rows, strict=True)]
     write_text(raw, tsv(["filename", *columns], table, ","))
     write_text(
         summary,

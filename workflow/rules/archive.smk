@@ -34,6 +34,8 @@ rule write_summary:
     input:
         all_runs,
         all_evaluations,
+        layout.splits_json("{archive}"),
+        source("evaluate"),
     output:
         layout.summary_log("{archive}"),
     log:
@@ -47,6 +49,7 @@ rule write_summary:
 rule write_command:
     input:
         source("train"),
+        ancient(layout.dataset_json("{archive}")),
     output:
         layout.command("{archive}", "{command}"),
     wildcard_constraints:
@@ -74,6 +77,8 @@ rule write_doc:
     input:
         all_runs,
         all_evaluations,
+        source("train"),
+        source("evaluate"),
         source("publish"),
         ancient(layout.dataset_json("{archive}")),
         layout.splits_json("{archive}"),
@@ -106,6 +111,7 @@ rule write_licence:
 rule write_bundle_config:
     input:
         source("train"),
+        source("evaluate"),
         source("publish"),
         ancient(layout.dataset_json("{archive}")),
     output:

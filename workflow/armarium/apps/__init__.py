@@ -83,9 +83,7 @@ def split_numbers(archive: str) -> range:
     splits = read_json(layout.archive_json(archive))["splits"]
     if splits["method"] == "kfold":
         return range(splits["n_splits"])
-    return range(
-        count_given_splits(read_effective(archive, "split")["given"]) if splits["method"] == "file" else 1
-    )
+    return range(count_given_splits(read_effective(archive, "split")["given"]) if splits["method"] == "file" else 1)
 
 
 def make(arguments: argparse.Namespace, targets: Sequence[str]) -> None:

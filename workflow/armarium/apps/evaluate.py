@@ -22,20 +22,13 @@ def targets(archive: str, config: str) -> list[str]:
         return [layout.eval_metrics_csv(archive), *(layout.eval_dice_tables(archive) if segmentation else [])]
     if config == "config_validation_ckpt.json":
         split = read_effective(archive, "publish")["publish"]
-        folders = [
-            layout.checkpoint_dir(archive, split, c)
-            for c in read_effective(archive, "evaluate")["checkpoints"]
-        ]
+        folders = [layout.checkpoint_dir(archive, split, c) for c in read_effective(archive, "evaluate")["checkpoints"]]
         return [table for folder in folders for table in layout.checkpoint_tables(folder)]
     if config == "config_inference.json":
         if not read_effective(archive, "evaluate")["predictions"]:
-            raise UserError(
-                f"{layout.archive_json(archive)}: predictions is false; set it to true to have predictions"
-            )
+            raise UserError(f"{layout.archive_json(archive)}: predictions is false; set it to true to have predictions")
         return _segmentations(archive) if segmentation else [layout.eval_probabilities(archive)]
-    raise UserError(
-        f"-c {config}: wanted config_validation.json, config_validation_ckpt.json or config_inference.json"
-    )
+    raise UserError(f"-c {config}: wanted config_validation.json, config_validation_ckpt.json or config_inference.json")
 
 
 def _segmentations(archive: str) -> list[str]:

@@ -10,11 +10,7 @@ from . import main, make, parser, split_numbers
 def targets(archive: str, train_stats: bool) -> list[str]:
     """What a training leaves."""
     chosen = read_effective(archive, "evaluate")["checkpoints"]
-    found = [
-        layout.checkpoint_pt(layout.checkpoint_dir(archive, k, c))
-        for k in split_numbers(archive)
-        for c in chosen
-    ]
+    found = [layout.checkpoint_pt(layout.checkpoint_dir(archive, k, c)) for k in split_numbers(archive) for c in chosen]
     found += [
         layout.published_model(archive),
         layout.published_final(archive),
@@ -26,9 +22,7 @@ def targets(archive: str, train_stats: bool) -> list[str]:
 
 def program() -> None:
     arguments = parser("train")
-    arguments.add_argument(
-        "--write_train_stats", action="store_true", help="also write models/train_stats.json"
-    )
+    arguments.add_argument("--write_train_stats", action="store_true", help="also write models/train_stats.json")
     given = arguments.parse_args()
     make(given, targets(given.mmar_root, given.write_train_stats))
 
