@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -26,17 +27,23 @@ def summary(archive: str) -> str:
     part = read_effective(archive, "evaluate")
     rows = [row for c in part["checkpoints"] for row in _rows(archive, c, list(part["groups"]), splits)]
     best = part["checkpoints"][0]
+    snakemake = _as_typed(Path(sys.executable).parent / "snakemake")
     lines = [
         f"archive: {archive} ({_trained(archive, splits)})",
         "",
         *_aligned(rows),
         "",
         "try next:",
-        f"  rm {layout.published_ts(archive)} && snakemake --cores 2 {layout.published_ts(archive)}    # rebuilds that file, trains nothing",
-        f"  snakemake --cores 2 --config set='{{epochs: 12}}'    # trains anew with another setting, which the archive keeps",
+        f"  rm {layout.published_ts(archive)} && {snakemake} --cores 2 {layout.published_ts(archive)}    # rebuilds that file, trains nothing",
+        f"  {snakemake} --cores 2 --config set='{{epochs: 12}}'    # trains anew with another setting, which the archive keeps",
         f"  column -t -s $'\\t' {layout.checkpoint_tables(layout.checkpoint_dir(archive, splits[0], best))[1]}    # scores of every validation case",
     ]
     return "\n".join(lines)
+
+
+def _as_typed(command: Path) -> str:
+    """A command as one types it in this folder."""
+    return str(command.relative_to(Path.cwd())) if command.is_relative_to(Path.cwd()) else command.name
 
 
 def _trained(archive: str, splits: list[int]) -> str:

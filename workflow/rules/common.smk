@@ -56,7 +56,8 @@ if workflow.local_exec and "gpu" not in workflow.global_resources:
 
 
 wildcard_constraints:
-    archive=r"(?:[^\n]*/)?[^/\n]+",
+    # A folder, but none inside an archive: split-0/summary.log is not the summary of an archive "split-0".
+    archive=r"(?:(?!/training/split-[0-9])[^\n])+",
     split=r"0|[1-9][0-9]*",
     side="|".join(layout.SIDES),
     group=r"[A-Za-z0-9_]+",
