@@ -86,7 +86,7 @@ class Project:
 
     def planned(self, *args: str) -> dict[str, int]:
         """Jobs by rule that a plain call would run."""
-        output = self.snakemake("-n", "--quiet", "rules", *args)
+        output = self.snakemake("-n", *args)
         return job_counts(output.stdout + output.stderr)
 
     def ran(self, *args: str) -> dict[str, int]:

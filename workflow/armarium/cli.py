@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import signal
 import sys
 from importlib import import_module
@@ -207,20 +208,21 @@ def record_environment(archive: str) -> None:
 
 @cli.command()
 @archive
-@click.argument("snakefile")
-def copy_workflow(archive: str, snakefile: str) -> None:
+def copy_workflow(archive: str) -> None:
     """Keep the workflow that made the archive."""
-    steps().copy_workflow(archive, snakefile)
+    steps().copy_workflow(archive)
 
 
 @cli.command()
 @click.argument("what", type=click.Choice(list(WRITERS)))
 @archive
 @click.argument("names", nargs=-1)
-def write(what: str, archive: str, names: tuple[str, ...]) -> None:
+@click.option("--inputs", default="", help="Files that it is made from, quoted as for a shell.")
+def write(what: str, archive: str, names: tuple[str, ...], inputs: str) -> None:
     """Write a file that says something of the archive."""
     module, function = WRITERS[what]
-    steps().write(archive, what, getattr(import_module(f".{module}", __package__), function), names)
+    writer = getattr(import_module(f".{module}", __package__), function)
+    steps().write(archive, what, writer, names, shlex.split(inputs))
 
 
 @cli.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import math
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -22,9 +23,9 @@ def schema(name: str) -> dict:
     return yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text())
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """A hint naming the known words nearest to ``word``, or all of them."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+def nearest(word: Any, known: list[str]) -> str:
+    """A hint naming the known words nearest to ``word`` (YAML has keys that are no words), or all of them."""
+    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
 
 
@@ -71,8 +72,8 @@ def _message(error) -> str:
     if error.validator == "required":
         missing = [k for k in error.validator_value if k not in error.instance]
         return f"{where}: missing key {', '.join(missing)}; {error.schema['properties'][missing[0]].get('description', '')}"
-    if error.validator == "type":
-        wanted = error.validator_value
+    if error.validator in ("type", "oneOf"):
+        wanted = error.validator_value if error.validator == "type" else [e.validator_value for e in error.context]
         wanted = " or ".join(wanted) if isinstance(wanted, list) else wanted
         return f"{where}: found {error.instance!r} ({type(error.instance).__name__}), wanted {wanted}"
     if error.validator == "enum":
@@ -84,13 +85,29 @@ def _message(error) -> str:
 
 
 def _leaves(error) -> Iterator:
-    if not error.context:
+    inner = [e for e in error.context or () if e.validator != "type" or len(e.absolute_path) > len(error.absolute_path)]
+    if not inner:
         yield error
-        return
-    deepest = max(error.context, key=lambda e: len(e.absolute_path))
-    objects = [e for e in error.context if e.validator != "type"] or [deepest]
-    for e in objects:
+    for e in inner:
         yield from _leaves(e)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@cache
+def _validator() -> type:
+    """JSON Schema, stricter in two things: 5.0 is no integer, and NaN and infinity are no numbers."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    checks = {"integer": lambda _, value: _is_integer(value), "number": lambda _, value: _is_number(value)}
+    return extend(Draft202012Validator, type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(checks))
 
 
 def check(value: dict, name: str, source: str) -> dict:
@@ -110,10 +127,8 @@ def check(value: dict, name: str, source: str) -> dict:
     Problems
         With every difference from the schema, unknown keys with the nearest right name.
     """
-    from jsonschema import Draft202012Validator
-
     root = schema(name)
-    errors = [leaf for e in Draft202012Validator(root).iter_errors(value) for leaf in _leaves(e)]
+    errors = [leaf for e in _validator()(root).iter_errors(value) for leaf in _leaves(e)]
     if errors:
         raise Problems(source, dict.fromkeys(_message(e) for e in errors))
     return fill_defaults(value, root, root)
@@ -144,13 +159,15 @@ def typed(name: str, value: Any, like: Any) -> Any:
     wanted = [wanted] if isinstance(wanted, str) else wanted
     if wanted != ["string"] and isinstance(value, str):
         try:
-            value = float(value) if "number" in wanted else yaml.safe_load(value)
+            read = yaml.safe_load(value)
+            # YAML 1.1 takes 1e-3 for a word.
+            value = float(value) if "number" in wanted and isinstance(read, str) else read
         except (ValueError, yaml.YAMLError):
             pass
     accepted = {
         "boolean": isinstance(value, bool),
-        "integer": isinstance(value, int) and not isinstance(value, bool),
-        "number": isinstance(value, (int, float)) and not isinstance(value, bool),
+        "integer": _is_integer(value),
+        "number": _is_number(value),
         "string": isinstance(value, str),
         "null": value is None,
         "any": True,

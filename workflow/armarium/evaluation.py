@@ -19,7 +19,7 @@ import torch
 from monai.data import set_track_meta
 from monai.engines import SupervisedEvaluator
 from monai.metrics import CumulativeIterationMetric
-from monai.networks.utils import one_hot
+from monai.networks.utils import eval_mode, one_hot
 
 from .cache import PreparedCases
 from .components import build
@@ -231,7 +231,8 @@ class CaseScorer:
         )
         engine.logger.setLevel(logging.CRITICAL)  # errors are told once, by the command line
         set_track_meta(False)
-        engine.run()
+        with eval_mode(network):  # MONAI's own step, which _score replaces, would see to it
+            engine.run()
         result.set_values = {s.label: s.of_set() for s in self.scores if not s.per_case}
         return result
 

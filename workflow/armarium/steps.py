@@ -278,10 +278,10 @@ def extract(archive: str, source: str, member: str, target: str, rule: str) -> N
 # ---- the archive as a whole
 
 
-def write(archive: str, what: str, function, names: tuple[str, ...]) -> None:
+def write(archive: str, what: str, function, names: tuple[str, ...], inputs: list[str]) -> None:
     """Run a writer of one of the archive's faces; it reads what the configuration and tables say."""
     name = "_".join(["write", what.replace("-", "_"), *names])
-    with step(archive, name, f"write_{what.replace('-', '_')}", [], []) as running:
+    with step(archive, name, f"write_{what.replace('-', '_')}", inputs, []) as running:
         running.outputs += function(archive, *names)
 
 
@@ -296,11 +296,11 @@ def record_environment(archive: str) -> None:
         write_environment(archive, frozen)
 
 
-def copy_workflow(archive: str, snakefile: str) -> None:
+def copy_workflow(archive: str) -> None:
     """One Snakefile with its includes put in, as it was when the archive was made."""
     import re
 
-    source = Path(snakefile)
+    source = Path(__file__).resolve().parents[1] / "Snakefile"
     with step(archive, "copy_workflow", "copy_workflow", [], [layout.workflow_copy(archive)]):
         text = re.sub(r'^include: "(.+)"$', lambda m: (source.parent / m[1]).read_text().rstrip(), source.read_text(), flags=re.M)
         write_bytes(layout.workflow_copy(archive), text.encode())

@@ -16,7 +16,7 @@ for what, path in ROOT_CONFIGS.items():
         conda:
             "../../envs/data.yaml"
         shell:
-            "python -m armarium --log {log:q} write {params.what} {wildcards.archive:q}"
+            "python -m armarium --log {log:q} write {params.what} {wildcards.archive:q} --inputs \"{input:q}\""
 
 
 rule record_environment:
@@ -43,13 +43,13 @@ rule write_summary:
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write summary {wildcards.archive:q}"
+        "python -m armarium --log {log:q} write summary {wildcards.archive:q} --inputs \"{input:q}\""
 
 
 rule write_command:
     input:
         source("train"),
-        ancient(layout.dataset_json("{archive}")),
+        layout.dataset_json("{archive}"),
     output:
         layout.command("{archive}", "{command}"),
     wildcard_constraints:
@@ -59,7 +59,7 @@ rule write_command:
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write command {wildcards.archive:q} {wildcards.command}"
+        "python -m armarium --log {log:q} write command {wildcards.archive:q} {wildcards.command} --inputs \"{input:q}\""
 
 
 rule write_log_config:
@@ -70,7 +70,7 @@ rule write_log_config:
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write log-config {wildcards.archive:q}"
+        "python -m armarium --log {log:q} write log-config {wildcards.archive:q} --inputs \"{input:q}\""
 
 
 rule write_doc:
@@ -80,7 +80,7 @@ rule write_doc:
         source("train"),
         source("evaluate"),
         source("publish"),
-        ancient(layout.dataset_json("{archive}")),
+        layout.dataset_json("{archive}"),
         layout.splits_json("{archive}"),
     output:
         layout.doc("{archive}", "{doc}"),
@@ -91,13 +91,13 @@ rule write_doc:
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write doc {wildcards.archive:q} {wildcards.doc}"
+        "python -m armarium --log {log:q} write doc {wildcards.archive:q} {wildcards.doc} --inputs \"{input:q}\""
 
 
 rule write_licence:
     input:
         source("publish"),
-        ancient(layout.dataset_json("{archive}")),
+        layout.dataset_json("{archive}"),
     output:
         layout.licence("{archive}"),
     log:
@@ -105,7 +105,7 @@ rule write_licence:
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write licence {wildcards.archive:q}"
+        "python -m armarium --log {log:q} write licence {wildcards.archive:q} --inputs \"{input:q}\""
 
 
 rule write_bundle_config:
@@ -113,7 +113,7 @@ rule write_bundle_config:
         source("train"),
         source("evaluate"),
         source("publish"),
-        ancient(layout.dataset_json("{archive}")),
+        layout.dataset_json("{archive}"),
     output:
         layout.bundle_config("{archive}", "{name}"),
     wildcard_constraints:
@@ -123,26 +123,25 @@ rule write_bundle_config:
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write bundle-config {wildcards.archive:q} {wildcards.name}"
+        "python -m armarium --log {log:q} write bundle-config {wildcards.archive:q} {wildcards.name} --inputs \"{input:q}\""
 
 
 rule copy_workflow:
     output:
         layout.workflow_copy("{archive}"),
-    params:
-        snakefile=SNAKEFILE,
     log:
         layout.log("{archive}", "copy_workflow"),
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} copy-workflow {wildcards.archive:q} {params.snakefile:q}"
+        "python -m armarium --log {log:q} copy-workflow {wildcards.archive:q}"
 
 
 rule write_manifest:
     input:
         artifacts,
         predictions,
+        missing_artifacts,
     output:
         layout.manifest("{archive}"),
     params:

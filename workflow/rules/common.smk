@@ -42,7 +42,6 @@ CHANGES = Globals(
 )
 STATE = Path(".snakemake/armarium")
 HOME = Path(armarium.__file__).resolve().parents[1]
-SNAKEFILE = str(HOME / "Snakefile")
 
 # Waiting OpenMP threads sleep: spinning ones made a step 30 times slower beside another busy process.
 # --sdm conda brings its own interpreter and drops an inherited PYTHONPATH; without it the rules run in
@@ -125,7 +124,9 @@ def unless_current(product, kind, others, which=()):
     """Input function: what a costly product is made from, or nothing while it is current.
 
     Current by content: the product holds the fingerprint of the configuration that decides it. So a lost
-    and remade intermediate, or any time on any file, never makes it again; an edit always does.
+    and remade intermediate, or any time on any file, never makes it again; an edit always does. (Snakemake's
+    ancient() does not give that: it counts only while the file exists, and where a job behind it runs,
+    Snakemake never looks at the job's other inputs, so that an edit is missed.)
     """
 
     def of(wildcards):

@@ -69,7 +69,7 @@ checkpoint split_data:
 rule write_datalist:
     input:
         layout.splits_json("{archive}"),
-        ancient(layout.dataset_json("{archive}")),
+        layout.dataset_json("{archive}"),
     output:
         layout.datalist("{archive}", "{split}"),
     log:
@@ -90,7 +90,7 @@ rule write_training_data:
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write training-data {wildcards.archive:q}"
+        "python -m armarium --log {log:q} write training-data {wildcards.archive:q} --inputs \"{input:q}\""
 
 
 rule write_side_data:
@@ -104,7 +104,7 @@ rule write_side_data:
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write side-data {wildcards.archive:q} {wildcards.side} {wildcards.split}"
+        "python -m armarium --log {log:q} write side-data {wildcards.archive:q} {wildcards.side} {wildcards.split} --inputs \"{input:q}\""
 
 
 rule write_group_data:
@@ -118,4 +118,4 @@ rule write_group_data:
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write group-data {wildcards.archive:q} {wildcards.group}"
+        "python -m armarium --log {log:q} write group-data {wildcards.archive:q} {wildcards.group} --inputs \"{input:q}\""

@@ -79,13 +79,13 @@ rule write_eval_metrics:
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write eval-metrics {wildcards.archive:q}"
+        "python -m armarium --log {log:q} write eval-metrics {wildcards.archive:q} --inputs \"{input:q}\""
 
 
 rule write_eval_dice:
     input:
         layout.eval_zip("{archive}"),
-        ancient(layout.splits_json("{archive}")),
+        layout.splits_json("{archive}"),
     output:
         layout.eval_dice_tables("{archive}"),
     log:
@@ -93,7 +93,7 @@ rule write_eval_dice:
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write eval-dice-tables {wildcards.archive:q}"
+        "python -m armarium --log {log:q} write eval-dice-tables {wildcards.archive:q} --inputs \"{input:q}\""
 
 
 rule extract_segmentation:

@@ -7,7 +7,7 @@ rule export_split:
         unless_current(
             lambda archive, split: layout.exports_zip(archive, split),
             "export",
-            lambda wildcards: [ancient(layout.dataset_json(wildcards.archive))],
+            lambda wildcards: [layout.dataset_json(wildcards.archive)],
             ("split",),
         ),
     output:

@@ -22,7 +22,7 @@ def made_list(wildcards):
     """The dataset's list as an input where a rule makes it."""
     held = configured(wildcards.archive)
     folder = os.path.normpath(os.path.join(held.data_root, os.path.dirname(held.spec["dataset"]["list"])))
-    return [ancient(f) for f in SYNTHESIZED[folder][1]] if folder in SYNTHESIZED else []
+    return SYNTHESIZED[folder][1] if folder in SYNTHESIZED else []
 
 
 def training_needs(wildcards):
@@ -32,29 +32,26 @@ def training_needs(wildcards):
     """
     archive, split = wildcards.archive, wildcards.split
     return [
-        ancient(f)
-        for f in (
-            layout.splits_json(archive),
-            layout.cases_tsv(archive),
-            layout.architecture_log(archive),
-            layout.environment_txt(archive),
-            *layout.root_configs(archive),
-            layout.training_data_tsv(archive),
-            *(f for k in splits_of(archive) for side in layout.SIDES for f in layout.side_data(archive, side, k)),
-        )
+        layout.splits_json(archive),
+        layout.cases_tsv(archive),
+        layout.architecture_log(archive),
+        layout.environment_txt(archive),
+        *layout.root_configs(archive),
+        layout.training_data_tsv(archive),
+        *(f for k in splits_of(archive) for side in layout.SIDES for f in layout.side_data(archive, side, k)),
     ]
 
 
 def testing_needs(wildcards):
     return [
-        ancient(layout.splits_json(wildcards.archive)),
-        ancient(layout.cases_tsv(wildcards.archive)),
-        *map(ancient, layout.group_data(wildcards.archive, wildcards.group)),
+        layout.splits_json(wildcards.archive),
+        layout.cases_tsv(wildcards.archive),
+        *layout.group_data(wildcards.archive, wildcards.group),
     ]
 
 
 def published_needs(wildcards):
-    return [ancient(layout.splits_json(wildcards.archive)), ancient(layout.cases_tsv(wildcards.archive))]
+    return [layout.splits_json(wildcards.archive), layout.cases_tsv(wildcards.archive)]
 
 
 def exported(archive):
@@ -163,3 +160,10 @@ def artifacts(wildcards):
         *(layout.bundle_config(a, n) for n in layout.BUNDLE_CONFIGS),
         layout.workflow_copy(a),
     ]
+
+
+def missing_artifacts(wildcards):
+    """A reason to run where anything is lost: Snakemake leaves a lost input of a file that exists as it is."""
+    manifest = layout.manifest(wildcards.archive)
+    lost = [f for f in [*artifacts(wildcards), *predictions(wildcards)] if not os.path.exists(f)]
+    return [stamp(wildcards.archive, "lost", manifest)] if lost and os.path.exists(manifest) else []

@@ -4,7 +4,7 @@
 rule check_recipe:
     input:
         source("train"),
-        ancient(layout.dataset_json("{archive}")),
+        layout.dataset_json("{archive}"),
     output:
         layout.architecture_log("{archive}"),
         layout.nn_summary("{archive}"),
