@@ -79,6 +79,5 @@ def test_moving_the_data_retrains_nothing(copy, split):
     (copy.folder / "moved/micro").rename(copy.folder / "moved/data/micro")
     config = micro_config()
     config["data_root"] = "moved"
-    del config["archives"]["micro"]["dataset"]["synthesize"]
     copy.configure(config)
     assert TRAINS not in copy.planned(f"archives/micro/training/split-{split}/run.zip")

@@ -25,6 +25,8 @@ MODULES = {
     "metric": ("monai.handlers", "ignite.metrics"),
 }
 """Where a component of a kind may come from, first match first."""
+IMPORTED_ARGS = {"reader": "monai.data", "writer": "monai.data", "merger_cls": "monai.inferers"}
+"""Arguments that MONAI follows as dotted paths, to any function there is: only its own classes are let through."""
 
 
 def _public_class(kind: str, name: str, where: str) -> type:
@@ -85,10 +87,18 @@ def build(kind: str, component: dict, allow: Iterable[str] = (), /, *leading: An
     where = f"{kind} {name}"
     cls = component_class(kind, component, allow, where)
     args = {**component["args"], **extra}
+    _refuse_imports(component["args"], where)
     try:
         return cls(*leading, **args)
-    except (TypeError, ValueError, AssertionError, AttributeError, KeyError, NotImplementedError) as error:
+    except Exception as error:  # whatever a constructor thinks of what a recipe gives it
         raise UserError(f"{where}: args {component['args']} do not fit: {error}") from None
+
+
+def _refuse_imports(args: dict, where: str) -> None:
+    for key, module in IMPORTED_ARGS.items():
+        for name in args[key] if isinstance(args.get(key), list) else [args.get(key)]:
+            if isinstance(name, str) and not inspect.isclass(getattr(importlib.import_module(module), name, None)):
+                raise UserError(f"{where}: {key} is {name!r}; wanted the name of a class of {module}")
 
 
 def substitute_runtime(value: Any, known: dict[str, int]) -> Any:
@@ -104,11 +114,14 @@ def substitute_runtime(value: Any, known: dict[str, int]) -> Any:
 
 def build_lr_scheduler(component: dict, optimizer, allow: Iterable[str] = ()):
     """A learning-rate schedule; ``schedulers`` in its args are built first, for SequentialLR and its like."""
+    if component.get("name") == "ReduceLROnPlateau":
+        raise UserError("lr_scheduler ReduceLROnPlateau: it waits for a validation value, which no step gives it; use a schedule of epochs or iterations")
     args = dict(component["args"])
-    if "schedulers" in args:
-        inner = [build_lr_scheduler({"args": {}, **c}, optimizer, allow) for c in args["schedulers"]]
-        cls = component_class("lr_scheduler", component, allow, "lr_scheduler")
-        rest = {k: v for k, v in args.items() if k != "schedulers"}
-        leading = (optimizer, inner) if "milestones" in rest else (inner,)
-        return cls(*leading, **rest)
-    return build("lr_scheduler", {**component, "args": args}, allow, optimizer)
+    listed = args.pop("schedulers", None)
+    if listed is None:
+        return build("lr_scheduler", component, allow, optimizer)
+    if not isinstance(listed, list) or not all(isinstance(c, dict) and {"name", "path"} & c.keys() for c in listed):
+        raise UserError(f"lr_scheduler {component.get('name')}: schedulers is {listed!r:.80}; wanted a list of components")
+    inner = [build_lr_scheduler({"args": {}, **c}, optimizer, allow) for c in listed]
+    leading = (optimizer, inner) if "milestones" in args else (inner,)
+    return build("lr_scheduler", {**component, "args": args}, allow, *leading)

@@ -20,7 +20,7 @@ def schema(name: str) -> dict:
     """The schema ``workflow/schemas/<name>.schema.yaml``."""
     import yaml
 
-    return yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text())
+    return yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text(encoding="utf-8"))
 
 
 def nearest(word: Any, known: list[str]) -> str:
@@ -134,7 +134,7 @@ def check(value: dict, name: str, source: str) -> dict:
     return fill_defaults(value, root, root)
 
 
-def typed(name: str, value: Any, like: Any) -> Any:
+def typed(name: str, value: Any, like: Any, source: str = "set") -> Any:
     """``value``, which may be a string from a command line, in the type of the variable ``name``.
 
     Parameters
@@ -145,6 +145,8 @@ def typed(name: str, value: Any, like: Any) -> Any:
         The value given; strings are read as YAML scalars.
     like:
         The variable's present value: the type wanted where the schema knows no better.
+    source:
+        Where the value was given, for the message.
 
     Raises
     ------
@@ -173,7 +175,7 @@ def typed(name: str, value: Any, like: Any) -> Any:
         "any": True,
     }
     if not any(accepted[w] for w in wanted):
-        raise UserError(f"set: {name} is {value!r}; wanted {' or '.join(wanted)}")
+        raise UserError(f"{source}: {name} is {value!r}; wanted {' or '.join(wanted)}")
     return value
 
 
@@ -183,10 +185,15 @@ def archive_section(config: dict, name: str) -> dict:
     ``n_splits`` asks for k-fold, ``splits`` names a file of given splits.
     """
     section = copy.deepcopy(config["archives"][name])
-    if config.get("n_splits") is not None:
-        section["splits"].update(method="kfold", n_splits=config["n_splits"])
-    if config.get("splits") is not None:
-        section["splits"].update(method="file", file=config["splits"])
-    if section["splits"]["method"] == "file" and not section["splits"]["file"]:
+    splits, n_splits, file = section["splits"], config.get("n_splits"), config.get("splits")
+    if n_splits is not None and file is not None:
+        raise UserError(f"n_splits is {n_splits} and splits is {file!r}; give one of the two")
+    if n_splits is not None:
+        splits.update(method="kfold", n_splits=n_splits, file=None)
+    if file is not None:
+        splits.update(method="file", file=file)
+    if splits["method"] == "file" and not splits["file"]:
         raise UserError(f"archives.{name}.splits: method is file but file is empty; name the file of splits")
+    if splits["file"] and splits["method"] != "file":
+        raise UserError(f"archives.{name}.splits: file is {splits['file']!r}, but method is {splits['method']}; set method: file, or leave file out")
     return section

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import layout, recipe
-from .config import check, fill_defaults, schema
+from .config import check, typed
 from .dataset import Dataset, read_dataset
 from .errors import UserError
 from .files import json_text, read_json, write_text
 from .hashing import HashIndex
 from .mmar_configs import derived_configs, environment_defaults
+from .split_files import sides_of
+
 
 @dataclass(frozen=True)
 class Globals:
@@ -50,7 +52,7 @@ class Configured:
         if splits["method"] == "kfold":
             return list(range(splits["n_splits"]))
         if splits["method"] == "file":
-            return list(range(count_given_splits(json.loads(self.effective["split"])["given"])))
+            return list(range(len(given_sides(json.loads(self.effective["split"])["given"]))))
         return [0]
 
     @property
@@ -106,7 +108,7 @@ def fingerprint(effective: dict[str, str], product: str, *which: str | int) -> s
 
 def fingerprint_on_disk(archive: str, product: str, *which: str | int) -> str:
     """The same from the files that planning wrote."""
-    texts = {p: Path(layout.effective(archive, p)).read_text() for p in DEPENDS_ON[product]}
+    texts = {p: Path(layout.effective(archive, p)).read_text(encoding="utf-8") for p in DEPENDS_ON[product]}
     return fingerprint(texts, product, *which)
 
 
@@ -115,12 +117,12 @@ def published_checkpoint(settings: dict) -> str:
     return f"best-{settings['validate']['metrics'][0]['label']}"
 
 
-def count_given_splits(given: dict | list) -> int:
-    """Number of splits in a file of given splits: one object, a list of them, or MONAI's ``fold`` keys."""
-    if isinstance(given, list):
-        return len(given)
-    numbers = {e["fold"] for e in given.get("training", []) if isinstance(e, dict) and "fold" in e}
-    return max(1, len(numbers))
+def given_sides(given: dict | list) -> list[dict[str, list]]:
+    """The sides of each split in a file of given splits: one object, a list of them, or MONAI's ``fold`` keys."""
+    given = given["splits"] if isinstance(given, dict) and "splits" in given else given
+    if not given:
+        raise UserError("split file: found no split, wanted lists 'train' and 'validation'")
+    return sides_of(given)
 
 
 def archive_spec(section: dict) -> dict:
@@ -134,7 +136,14 @@ def _recipe_files(folder: str, name: str) -> dict[str, dict]:
     if not (base / "config_train.json").is_file():
         raise UserError(f"archives.{name}.recipe: no config_train.json in '{folder}'; wanted a folder with an MMAR's config/")
     wanted = (*layout.MMAR_CONFIGS, "environment.json")
-    return {n: read_json(base / n) for n in wanted if (base / n).is_file()}
+    return {n: _read_object(base / n) for n in wanted if (base / n).is_file()}
+
+
+def _read_object(path: str | Path) -> dict:
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: found a JSON {type(found).__name__}, wanted an object {{…}}")
+    return found
 
 
 def _published_datalist(publish: int) -> str:
@@ -142,7 +151,8 @@ def _published_datalist(publish: int) -> str:
 
 
 def _environment(given: dict, spec: dict, data_root: str | None) -> dict:
-    environment = {**environment_defaults(), **given}
+    defaults = environment_defaults()
+    environment = {**defaults, **{k: typed(k, v, defaults.get(k, v), "environment.json") for k, v in given.items()}}
     environment["PROCESSING_TASK"] = spec["dataset"]["task"]
     environment["DATASET_JSON"] = _published_datalist(spec["publish"])
     if data_root is not None:
@@ -155,7 +165,7 @@ def _listed_files(archive: str, section: dict, given: Globals) -> tuple[dict, di
     spec = archive_spec(section)
     kept = {}
     if Path(layout.archive_json(archive)).is_file():
-        kept = read_json(layout.archive_json(archive)).get("kept", {})
+        kept = _read_object(layout.archive_json(archive)).get("kept", {})
     kept = {**kept, **given.changes}
     files = _recipe_files(section["recipe"], Path(archive).name)
     environment = _environment(files.get("environment.json", {}), spec, given.data_root)
@@ -175,13 +185,14 @@ def _held_files(archive: str, given: Globals) -> tuple[dict, dict[str, dict]]:
             f"{archive}: no such archive: not listed in the configuration file and without config/archive.json; "
             "list it under 'archives' or check the path"
         )
-    held = read_json(layout.archive_json(archive))
-    node = schema("config")["$defs"]["archive"]
-    spec = fill_defaults({k: v for k, v in held.items() if k != "kept"}, node, schema("config"))
-    spec = archive_spec(spec)
+    path = layout.archive_json(archive)
+    held = _read_object(path)
+    section = {"recipe": layout.mmar_config(archive, ""), **{k: v for k, v in held.items() if k != "kept"}}
+    spec = archive_spec(check({"archives": {"archive": section}}, "config", path)["archives"]["archive"])
     spec["kept"] = {**held.get("kept", {}), **given.changes}
     names = (*layout.MMAR_CONFIGS, "environment.json", "splits.json")
-    files = {n: read_json(layout.mmar_config(archive, n)) for n in names if Path(layout.mmar_config(archive, n)).is_file()}
+    paths = {n: Path(layout.mmar_config(archive, n)) for n in names}
+    files = {n: (read_json if n == "splits.json" else _read_object)(p) for n, p in paths.items() if p.is_file()}
     if "config_train.json" not in files:
         raise UserError(f"{archive}: config/config_train.json is missing; copy it back from the recipe")
     environment = _environment(files.get("environment.json", {}), spec, given.data_root)
@@ -211,7 +222,7 @@ def _effective(spec: dict, settings: dict, chosen: list[str], given_splits: dict
     dataset = {k: v for k, v in spec["dataset"].items() if k not in ("description", "licence")}
     drawn = {g: t for g, t in spec["test"]["groups"].items() if {"count", "fraction"} & t.keys()}
     other = {g: t for g, t in spec["test"]["groups"].items() if g not in drawn}
-    if isinstance(given_splits, dict) and "test" in given_splits and {"val", "validation"} & given_splits.keys():
+    if given_splits is not None and any(sides.get("test") for sides in given_sides(given_splits)):
         other["test"] = {"given": True}
     return {
         "data": {"dataset": dataset},
@@ -265,8 +276,8 @@ def _refuse_hand_edits(archive: str, texts: dict[str, str]) -> None:
         path = Path(layout.mmar_config(archive, name))
         if not path.is_file():
             continue
-        now = path.read_text()
-        if hashlib.sha256(now.encode()).hexdigest() != digest and now != texts.get(name):
+        now = path.read_bytes()
+        if hashlib.sha256(now).hexdigest() != digest and now != texts.get(name, "").encode():
             raise UserError(
                 f"{path}: edited by hand, but this archive is listed in the configuration file, which would overwrite the edit; "
                 "move the change to the recipe or to 'set', or delete this file to have it written again; "
@@ -277,7 +288,7 @@ def _refuse_hand_edits(archive: str, texts: dict[str, str]) -> None:
 def _write_if_changed(path: str, text: str, dry: bool) -> bool:
     """Whether the file differs from ``text``; brings it up to date unless ``dry``."""
     p = Path(path)
-    if p.is_file() and p.read_text() == text:
+    if p.is_file() and p.read_bytes() == text.encode():
         return False
     if not dry:
         write_text(path, text)
@@ -309,7 +320,8 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
     chosen = _check_selection(spec, settings, archive)
     files = {**derived_configs(files["config_train.json"], spec["dataset"]["task"]), **files}
     data_root = files["environment.json"]["DATA_ROOT"]
-    parts = _effective(spec, settings, chosen, files.get("splits.json"))
+    given_splits = files.get("splits.json") if spec["splits"]["method"] == "file" else None
+    parts = _effective(spec, settings, chosen, given_splits)
     configured = Configured(archive, spec, settings, data_root, {k: json_text(v) for k, v in parts.items()}, set())
     if spec["publish"] not in configured.split_numbers:
         raise UserError(f"{archive}: publish is {spec['publish']}; wanted one of the splits {configured.split_numbers}")

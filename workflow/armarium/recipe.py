@@ -107,19 +107,19 @@ def _active(component: Any) -> bool:
     return not (isinstance(component, dict) and component.get("disabled") in (True, "true", "True"))
 
 
-def _components(section: dict, key: str, where: str) -> list[dict]:
-    listed = section.get(key, [])
-    listed = listed if isinstance(listed, list) else [listed]
-    return [_component(c, f"{where}.{key}") for c in listed if _active(c)]
+def _components(section: dict, key: str, where: str, named_by: tuple[str, ...] = ("name", "path")) -> list[dict]:
+    return [_component(c, f"{where}.{key}", named_by) for c in section.get(key, []) if _active(c)]
 
 
-def _component(value: Any, where: str) -> dict:
-    if not isinstance(value, dict) or not ({"name", "path", "ref"} & value.keys()):
+def _component(value: Any, where: str, named_by: tuple[str, ...] = ("name", "path")) -> dict:
+    if not isinstance(value, dict) or not (set(named_by) & value.keys()):
         raise UserError(f'{where}: found {value!r}; wanted a component {{"name": …, "args": {{…}}}}')
     args = value.get("args", {})
     if not isinstance(args, dict):
         raise UserError(f"{where}: args is {args!r}; wanted an object of named arguments")
-    kept = {k: value[k] for k in ("name", "path", "ref") if k in value}
+    kept = {k: value[k] for k in named_by if k in value}
+    if not all(isinstance(v, str) for v in kept.values()):
+        raise UserError(f"{where}: found {kept!r}; wanted a text for the name")
     return {**kept, "args": args}
 
 
@@ -149,23 +149,85 @@ def metric_name(component: dict) -> str:
     return name
 
 
+def _metric(raw: Any, where: str) -> dict:
+    component = _component(raw, f"{where}.key_metric")
+    name = metric_name(raw)
+    mode = raw.get("mode", "min" if {name, raw.get("name")} & SMALLER_IS_BETTER else "max")
+    if mode not in ("min", "max"):
+        raise UserError(f"{where}: metric {name}: mode is {mode!r}; wanted min or max")
+    return {"label": name, "mode": mode, **component}
+
+
 def _metrics(section: dict, where: str) -> list[dict]:
-    keyed = section.get("key_metric", section.get("metrics"))
+    keyed, extra = section.get("key_metric", section.get("metrics")) or [], section.get("additional_metrics") or []
+    keyed, extra = ([m for m in (part if isinstance(part, list) else [part]) if _active(m)] for part in (keyed, extra))
     if not keyed:
         raise UserError(f"{where}: no key_metric; checkpoints are selected by one")
-    keyed = keyed if isinstance(keyed, list) else [keyed]
-    extra = section.get("additional_metrics", [])
-    found = []
-    for raw in [*keyed, *(extra if isinstance(extra, list) else [extra])]:
-        if not _active(raw):
-            continue
-        name = metric_name(raw)
-        mode = raw.get("mode", "min" if name in SMALLER_IS_BETTER or raw.get("name") in SMALLER_IS_BETTER else "max")
-        found.append({"label": name, "mode": mode, **_component(raw, where)})
+    found = [_metric(raw, where) for raw in (*keyed, *extra)]
     labels = [m["label"] for m in found]
     repeated = {x for x in labels if labels.count(x) > 1 or x == "loss"}
     if repeated:
         raise UserError(f"{where}: two metrics are named {sorted(repeated)}; give each its own log_label of letters and digits")
+    return found
+
+
+def _early_stopping(args: dict | None, labels: list[str], source: str) -> dict | None:
+    """What an EarlyStopHandler asks for, checked before anything is trained."""
+    if args is None:
+        return None
+    where = f"{source} EarlyStopHandler"
+    patience = typed("patience", args.get("patience"), 1, where)
+    margin = typed("min_delta", args.get("min_delta", 0.0), 0.0, where)
+    if patience < 1 or margin < 0:
+        raise UserError(f"{where}: patience is {patience}, min_delta is {margin}; wanted at least 1 and at least 0")
+    if args.get("metric") and args["metric"] not in labels:
+        raise UserError(f"{where}: no metric {args['metric']!r}; {nearest(args['metric'], labels)}")
+    return {**args, "patience": patience, "min_delta": margin}
+
+
+SECTIONS = {
+    "train": {"loss": dict, "optimizer": dict, "model": dict, "pre_transforms": list, "dataloader": dict, "handlers": list},
+    "validate": {"pre_transforms": list, "dataset": dict, "dataloader": dict, "inferer": dict, "post_transforms": list, "evaluator": dict},
+}
+"""What the MMAR format has in each section, and as what."""
+
+
+def _check_sections(conf: dict, source: str) -> None:
+    for section, keys in SECTIONS.items():
+        found = conf.get(section)
+        if not isinstance(found, dict):
+            raise UserError(f"{source}: no section '{section}'")
+        missing = [k for k in keys if k not in found]
+        if missing:
+            raise UserError(f"{source}: section '{section}' lacks {', '.join(missing)}")
+        for key, kind in keys.items():
+            if not isinstance(found[key], kind):
+                wanted = "a list of components" if kind is list else "an object"
+                raise UserError(f"{source}: {section}.{key} is {found[key]!r:.80}; wanted {wanted}")
+
+
+def _variables(conf: dict, environment: dict, source: str) -> dict:
+    """The variables, environment.json's over the configuration's, typed and within the schema's bounds."""
+    own = check(variables_of(conf), "recipe", source)
+    given = {k: typed(k, v, own.get(k, v), f"environment.json beside {source}") for k, v in environment.items()}
+    return check({**own, **given}, "recipe", f"environment.json beside {source}")
+
+
+def _no_code(conf: dict, source: str) -> None:
+    problems: list[str] = []
+    _forbid_code(conf, source, problems)
+    if problems:
+        raise Problems(source, problems)
+
+
+def _counts(dataloader: dict, handlers: dict[str, dict], variables: dict, source: str) -> dict:
+    """Numbers that a component of the configuration may say otherwise than its variables do."""
+    found = {
+        "batch_size": dataloader["args"].get("batch_size", variables["batch_size"]),
+        "save_interval": handlers.get("CheckpointSaver", {}).get("save_interval") or variables["save_interval"],
+        "num_interval_per_valid": handlers.get("ValidationHandler", {}).get("interval", variables["num_interval_per_valid"]),
+    }
+    check(found, "recipe", f"{source} dataloader and handlers")
     return found
 
 
@@ -191,38 +253,34 @@ def training_settings(conf: dict, environment: dict, source: str) -> dict:
     UserError, Problems
         For anything that is missing, unknown or code.
     """
-    for section in ("train", "validate"):
-        if not isinstance(conf.get(section), dict):
-            raise UserError(f"{source}: no section '{section}'")
-    problems: list[str] = []
-    _forbid_code({k: conf[k] for k in ("train", "validate")}, source, problems)
-    if problems:
-        raise Problems(source, problems)
-    variables = {**check(variables_of(conf), "recipe", source), **environment}
-    variables = {k: typed(k, v, v) for k, v in variables.items()}
-    conf = substitute({k: conf[k] for k in ("train", "validate")}, variables, source)
-    train, validate = conf["train"], conf["validate"]
-    for section, keys in (("train", ("loss", "optimizer", "model", "pre_transforms", "dataloader")), ("validate", ("pre_transforms", "post_transforms"))):
-        missing = [k for k in keys if k not in conf[section]]
-        if missing:
-            raise UserError(f"{source}: section '{section}' lacks {', '.join(missing)}")
+    _check_sections(conf, source)
+    sections = {k: conf[k] for k in ("train", "validate")}
+    _no_code(sections, source)
+    variables = _variables(conf, environment, source)
+    sections = substitute(sections, variables, source)
+    _no_code(sections, source)  # a variable's value is no more to be run
+    train, validate = sections["train"], sections["validate"]
     train_pre = _components(train, "pre_transforms", f"{source} train")
     named = {c.get("name", ""): c for c in train_pre}
-    validate_pre = list(_by_reference(_components(validate, "pre_transforms", f"{source} validate"), named, source))
+    validate_pre = list(_by_reference(_components(validate, "pre_transforms", f"{source} validate", ("name", "path", "ref")), named, source))
     handlers, validate_handlers = _handlers(train, source), _handlers(validate, source)
     schedule = handlers.get("LrScheduleHandler")
+    dataloader = _component(train["dataloader"], f"{source} train.dataloader")
+    counts = _counts(dataloader, handlers, variables, source)
+    metrics = _metrics(validate, f"{source} validate")
+    stopping = handlers.get("EarlyStopHandler", validate_handlers.get("EarlyStopHandler"))
     return {
         **{k: variables[k] for k in ("seed", "deterministic", "threads", "epochs", "amp", "clip_grad_norm", "clip_grad_value")},
-        "batch_size": train["dataloader"].get("args", {}).get("batch_size", variables["batch_size"]),
-        "drop_last": bool(train["dataloader"].get("args", {}).get("drop_last", False)),
+        "batch_size": counts["batch_size"],
+        "drop_last": typed("drop_last", dataloader["args"].get("drop_last", False), False, f"{source} train.dataloader"),
         "num_workers": variables["num_workers"],
-        "save_interval": handlers.get("CheckpointSaver", {}).get("save_interval") or variables["save_interval"],
-        "validation_interval": handlers.get("ValidationHandler", {}).get("interval", variables["num_interval_per_valid"]),
-        "early_stopping": handlers.get("EarlyStopHandler") or validate_handlers.get("EarlyStopHandler"),
+        "save_interval": counts["save_interval"],
+        "validation_interval": counts["num_interval_per_valid"],
+        "early_stopping": _early_stopping(stopping, ["loss", *(m["label"] for m in metrics)], source),
         "loss": _component(train["loss"], f"{source} train.loss"),
         "optimizer": _component(train["optimizer"], f"{source} train.optimizer"),
         "lr_scheduler": _component(train["lr_scheduler"], f"{source} train.lr_scheduler") if schedule is not None and train.get("lr_scheduler") else None,
-        "lr_epoch_level": bool((schedule or {}).get("epoch_level", True)),
+        "lr_epoch_level": typed("epoch_level", (schedule or {}).get("epoch_level", True), True, f"{source} LrScheduleHandler"),
         "model": _component(train["model"], f"{source} train.model"),
         "pre_transforms": train_pre,
         "inferer": _component(train.get("inferer", {"name": "SimpleInferer"}), f"{source} train.inferer"),
@@ -231,7 +289,7 @@ def training_settings(conf: dict, environment: dict, source: str) -> dict:
             "pre_transforms": validate_pre,
             "inferer": _component(validate.get("inferer", {"name": "SimpleInferer"}), f"{source} validate.inferer"),
             "post_transforms": _components(validate, "post_transforms", f"{source} validate"),
-            "metrics": _metrics(validate, f"{source} validate"),
+            "metrics": metrics,
         },
     }
 

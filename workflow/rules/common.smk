@@ -5,6 +5,7 @@ import json as json_module
 import os
 import sys
 import time
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 

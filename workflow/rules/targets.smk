@@ -121,11 +121,22 @@ def predictions(wildcards):
         return []
     if held.task == "classification":
         return [layout.eval_probabilities(archive)]
+    if not os.path.exists(layout.splits_json(archive)) and os.path.exists(layout.manifest(archive)):
+        # Snakemake does not run a job again for a lost file while one of its inputs waits for a checkpoint.
+        return listed_predictions(archive)
     from armarium.steps import published_cases
 
     checkpoints.split_data.get(archive=archive)
     cases = published_cases(archive)
     return [layout.eval_segmentation(archive, c) for c in cases] if len(cases) <= MOST_CASES_LISTED else []
+
+
+def listed_predictions(archive):
+    """The segmentations that the manifest names."""
+    from armarium.manifest import read_manifest
+
+    wanted = layout.eval_segmentation(archive, "*")
+    return [f for f in (f"{archive}/{name}" for name in read_manifest(archive).files) if fnmatch(f, wanted)]
 
 
 def artifacts(wildcards):
@@ -165,5 +176,7 @@ def artifacts(wildcards):
 def missing_artifacts(wildcards):
     """A reason to run where anything is lost: Snakemake leaves a lost input of a file that exists as it is."""
     manifest = layout.manifest(wildcards.archive)
+    if not os.path.exists(manifest):
+        return []
     lost = [f for f in [*artifacts(wildcards), *predictions(wildcards)] if not os.path.exists(f)]
-    return [stamp(wildcards.archive, "lost", manifest)] if lost and os.path.exists(manifest) else []
+    return [stamp(wildcards.archive, "lost", manifest)] if lost else []
