@@ -1,5 +1,6 @@
 """Times of a clone's files, and when they are set."""
 
+import itertools
 import json
 import os
 import random
@@ -36,8 +37,7 @@ def clone(tmp_path):
         (a / path).parent.mkdir(parents=True, exist_ok=True)
         (a / path).write_text(f"content of {path}")
     entities = [
-        {"@id": p, "@type": "File", "sha256": sha256(a / p), "contentSize": str((a / p).stat().st_size)}
-        for p in FILES
+        {"@id": p, "@type": "File", "sha256": sha256(a / p), "contentSize": str((a / p).stat().st_size)} for p in FILES
     ]
     entities += [
         {"@id": f"#action/{n}", "@type": "CreateAction", "instrument": {"@id": "#tool/x"},
@@ -77,7 +77,7 @@ def test_an_untouched_clone_is_up_to_date(clone, index):
     assert all(t % 10**9 == 0 for t in times)
     assert max(times) < mtime(clone, "ro-crate-metadata.json") < time.time_ns()
     made = [mtime(clone, path) for path in STEPS]
-    assert [b - a for a, b in zip(made, made[1:], strict=False)] == [10**9] * 3
+    assert [b - a for a, b in itertools.pairwise(made)] == [10**9] * 3
     assert mtime(clone, "provenance/x.json") == min(times)
 
 

@@ -72,7 +72,9 @@ def test_monai_finds_every_property_it_wants(archive, tmp_path):
     meta = layout.bundle_config(archive, "metadata.json")
     for name, kind in (("inference", "inference"), ("evaluate", "inference"), ("train", "train")):
         path = layout.bundle_config(archive, f"{name}.json")
-        workflow = create_workflow(config_file=path, workflow_type=kind, meta_file=meta, logging_file=False, bundle_root=archive)
+        workflow = create_workflow(
+            config_file=path, workflow_type=kind, meta_file=meta, logging_file=False, bundle_root=archive
+        )
         assert not workflow.check_properties(), name
 
 
@@ -131,8 +133,13 @@ def test_classification_writes_a_row_of_probabilities_per_image(tmp_path):
     rows = list(csv.reader((tmp_path / "out" / "predictions.csv").open()))
     assert [Path(r[0]).name for r in rows] == ["case_4.nii.gz", "case_5.nii.gz"]
     assert all(sum(map(float, r[1:])) == pytest.approx(1, abs=1e-4) and len(r) == 3 for r in rows)
-    assert json.loads(Path(layout.bundle_config(archive, "metadata.json")).read_text())["task"].startswith("classification")
-    assert parsed(archive, "train.json").get_parsed_content("loss", instantiate=True).__class__ is torch.nn.CrossEntropyLoss
+    assert json.loads(Path(layout.bundle_config(archive, "metadata.json")).read_text())["task"].startswith(
+        "classification"
+    )
+    assert (
+        parsed(archive, "train.json").get_parsed_content("loss", instantiate=True).__class__
+        is torch.nn.CrossEntropyLoss
+    )
 
 
 def test_metadata_is_named_by_channel_and_class_and_free_of_results(archive):
@@ -178,7 +185,11 @@ def test_no_expression_but_the_few_that_a_reader_can_check(archive):
             return [e for v in value for e in expressions(v)]
         return [value] if isinstance(value, str) and value.startswith("$") else []
 
-    found = {e for c in (bundle.inference_config, bundle.evaluate_config, bundle.train_config) for e in expressions(c(archive))}
+    found = {
+        e
+        for c in (bundle.inference_config, bundle.evaluate_config, bundle.train_config)
+        for e in expressions(c(archive))
+    }
     assert found == {
         "$@bundle_root + '/eval'",
         "$@bundle_root + '/models/model.pt'",

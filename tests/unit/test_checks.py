@@ -164,9 +164,7 @@ def test_a_damaged_header_is_a_problem_or_harmless(world, tmp_path, seed):
     content = bytearray(gzip.decompress((tmp_path / "i/c0.nii.gz").read_bytes()))
     fields = rng.choice([0, 40, 42, 70, 72, 76, 80, 108, 112, 116, 252, 254, 256, 280, 344], 2)
     for at in fields:
-        content[at : at + 4] = rng.choice(
-            [b"\xff\xff\xff\xff", b"\0\0\xc0\x7f", b"\0\0\x80\x7f", rng.bytes(4)]
-        )
+        content[at : at + 4] = rng.choice([b"\xff\xff\xff\xff", b"\0\0\xc0\x7f", b"\0\0\x80\x7f", rng.bytes(4)])
     (tmp_path / "i/c0.nii").write_bytes(content)
     world.cases[0] = world.add("c0", an_image(0), a_label(), images=("i/c0.nii",))
     try:
@@ -189,8 +187,7 @@ def test_nan_and_infinity(world, tmp_path):
     image[0, 0, :2] = np.nan, np.inf
     save(tmp_path / "i/c0.nii.gz", image)
     assert world.problems() == [
-        "i/c0.nii.gz: found 2 NaN or infinite voxels of 120, wanted finite numbers; replace them (by 0, say) "
-        "or leave the case out"
+        "i/c0.nii.gz: found 2 NaN or infinite voxels of 120, wanted finite numbers; replace them (by 0, say) or leave the case out"
     ]
 
 
@@ -213,9 +210,7 @@ def test_channel_files_must_share_a_grid(world, tmp_path):
     save(tmp_path / "i/second.nii.gz", an_image(5, (6, 5, 3)))
     world.cases = [world.add("c0", an_image(), a_label(), images=("i/c0.nii.gz", "i/second.nii.gz"))]
     world.modality = {0: "T1", 1: "T2"}
-    assert world.problems()[0].startswith(
-        "i/second.nii.gz: found shape 6x5x3, wanted 6x5x4 as i/c0.nii.gz has"
-    )
+    assert world.problems()[0].startswith("i/second.nii.gz: found shape 6x5x3, wanted 6x5x4 as i/c0.nii.gz has")
     save(tmp_path / "i/second.nii.gz", an_image(5))
     assert world.check()[0]["channels"] == "2"
 
@@ -239,9 +234,7 @@ def test_label_values_must_be_declared_whole_and_not_all_background(world, tmp_p
     save(tmp_path / "l/c1.nii.gz", a_label() * np.float32(0.5))
     world.cases.append(world.add("c2", an_image(2), a_label() * 0))
     outside, broken, *_, empty = world.problems()
-    assert outside.startswith(
-        "l/c0.nii.gz: found values 7 (2 voxels), 9 (1 voxels), wanted 0 background, 1 a, 2 b"
-    )
+    assert outside.startswith("l/c0.nii.gz: found values 7 (2 voxels), 9 (1 voxels), wanted 0 background, 1 a, 2 b")
     assert broken.startswith("l/c1.nii.gz: found 16 voxels that are no whole numbers (0.5, for example)")
     assert empty.startswith("l/c2.nii.gz: found background only, wanted some voxels of")
 
@@ -256,9 +249,7 @@ def test_empty_labels_can_be_allowed(world, tmp_path):
 def test_the_same_voxels_twice(world, tmp_path):
     save(tmp_path / "i/c1.nii.gz", an_image(0))
     (problem,) = world.problems()
-    assert problem.startswith(
-        "i/c0.nii.gz, i/c1.nii.gz: found the same voxels in cases c0, c1, wanted each image once"
-    )
+    assert problem.startswith("i/c0.nii.gz, i/c1.nii.gz: found the same voxels in cases c0, c1, wanted each image once")
     save(tmp_path / "l/c1.nii.gz", a_label() * 2)
     assert "the same voxels and differing labels" in world.problems()[0]
     world.spec["allow_duplicates"] = True

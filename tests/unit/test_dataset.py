@@ -70,9 +70,7 @@ def test_msd_datalist_gives_cases_relative_to_the_data_root(tmp_path):
 
 @pytest.mark.parametrize("key", ["test", "testing"])
 def test_both_names_of_the_test_list_and_both_spellings_of_licence(tmp_path, key):
-    dataset = read_dataset(
-        spec(), write_datalist(tmp_path, [pair("a")], **{key: [pair("b", "Ts")]}, license="X")
-    )
+    dataset = read_dataset(spec(), write_datalist(tmp_path, [pair("a")], **{key: [pair("b", "Ts")]}, license="X"))
     assert [c.subset for c in dataset.cases] == ["training", "test"]
     assert dataset.facts["licence"] == "X"
 
@@ -119,9 +117,7 @@ sub-01 | ses-2 | s/01/2/t1.nii.gz;s/01/2/t2.nii.gz | n/a | test | B
 
 @pytest.mark.parametrize("columns", ["image_0 | image_1", "image1 | image2"])
 def test_table_with_a_column_per_channel(tmp_path, columns):
-    root = write_table(
-        tmp_path, f"participant_id | {columns} | target | case\na | 1.nii | 2.nii | 1 | my-case"
-    )
+    root = write_table(tmp_path, f"participant_id | {columns} | target | case\na | 1.nii | 2.nii | 1 | my-case")
     dataset = read_dataset(spec("x.tsv", "classification", labels=LABELS), root)
     assert dataset.cases[0].images == ("1.nii", "2.nii") and len(dataset.modality) == 2
     assert (dataset.cases[0].case, dataset.cases[0].label) == ("my-case", 1)

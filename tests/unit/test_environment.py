@@ -131,9 +131,7 @@ def test_conda_files_are_what_conda_env_export_prints(conda):
         f"prefix: {conda}\n"
     )
     assert body(files["environment_portable.yml"]) == (
-        "name: demo\nchannels:\n  - defaults\ndependencies:\n"
-        "  - python=3.11.7\n  - six=1.17.0\n  - pip:\n      - ruamel-yaml==0.19.1\n"
-        f"prefix: {conda}\n"
+        f"name: demo\nchannels:\n  - defaults\ndependencies:\n  - python=3.11.7\n  - six=1.17.0\n  - pip:\n      - ruamel-yaml==0.19.1\nprefix: {conda}\n"
     )
 
 
@@ -151,9 +149,7 @@ def test_conda_files_are_all_announced(conda, tmp_path):
     assert written == set(environment.environment_files(archive)) and len(written) == 5
 
 
-@pytest.mark.parametrize(
-    "text", ["channels:\n  - conda-forge\n  - 'x'\nother: 1\n", "channels: [conda-forge, x]\n"]
-)
+@pytest.mark.parametrize("text", ["channels:\n  - conda-forge\n  - 'x'\nother: 1\n", "channels: [conda-forge, x]\n"])
 def test_channels_come_from_condarc(conda, tmp_path, text):
     (tmp_path / "opt" / ".condarc").write_text(text)
     portable = body(environment.snapshot()["environment_portable.yml"])

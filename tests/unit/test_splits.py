@@ -18,9 +18,7 @@ NO_TEST = {"groups": {}}
 
 
 def a_case(name, participant=None, subset="training", label=0, **columns):
-    return Case(
-        name, f"sub-{participant or name}", "ses-M000", (f"set/{name}.nii.gz",), label, columns, subset
-    )
+    return Case(name, f"sub-{participant or name}", "ses-M000", (f"set/{name}.nii.gz",), label, columns, subset)
 
 
 def a_dataset(cases):
@@ -28,10 +26,7 @@ def a_dataset(cases):
 
 
 def rows_of(cases, **content):
-    return {
-        c.case: {"case": c.case, "dtype": "int16", "content_sha256": content.get(c.case, c.case)}
-        for c in cases
-    }
+    return {c.case: {"case": c.case, "dtype": "int16", "content_sha256": content.get(c.case, c.case)} for c in cases}
 
 
 def split(cases, test=NO_TEST, given=None, content=None, **spec):
@@ -149,17 +144,12 @@ def test_the_seed_alone_decides(tmp_path):
 
 
 def test_other_processes_draw_the_same():
-    code = (
-        "import json, test_splits as t\n"
-        "print(json.dumps(t.split(t.people(30), {'groups': {'t': {'count': 5}}}, method='holdout')))"
-    )
+    code = "import json, test_splits as t\nprint(json.dumps(t.split(t.people(30), {'groups': {'t': {'count': 5}}}, method='holdout')))"
     paths = [p for p in (os.path.dirname(__file__), *sys.path) if p]
     results = []
     for hashseed in "12":
         env = {**os.environ, "PYTHONHASHSEED": hashseed, "PYTHONPATH": os.pathsep.join(paths)}
-        results.append(
-            subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True).stdout
-        )
+        results.append(subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True).stdout)
     assert results[0] == results[1]
     assert json.loads(results[0]) == split(people(30), {"groups": {"t": {"count": 5}}}, method="holdout")
 

@@ -34,9 +34,7 @@ def spec(**more):
 
 
 def written(folder):
-    return {
-        str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()
-    }
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -80,9 +78,7 @@ def test_segmentation_labels_have_every_class_and_a_grid_of_their_own(tmp_path):
 def test_classification_shows_ellipsoids_only_in_positive_cases(tmp_path):
     synthesize_dataset(str(tmp_path), spec(task="classification", classes=2))
     brightest = [np.asarray(nib.load(p).dataobj).max() for p in sorted(tmp_path.glob("images*/*"))]
-    classes = [
-        c.label for c in read_dataset({"list": "dataset.json", "task": "classification"}, str(tmp_path)).cases
-    ]
+    classes = [c.label for c in read_dataset({"list": "dataset.json", "task": "classification"}, str(tmp_path)).cases]
     assert classes == [0, 1, 0, 1, 0]
     assert max(b for b, c in zip(brightest, classes, strict=True) if c == 0) < min(
         b for b, c in zip(brightest, classes, strict=True) if c == 1

@@ -21,7 +21,9 @@ def recipe() -> dict:
     """The demo's ``config_train.json`` in 2D, with one transform that is random."""
     conf = json.loads((REPO / "config/recipes/unet_small/config/config_train.json").read_text())
     conf["train"]["model"]["args"].update(spatial_dims=2, channels=[2, 4], strides=[2], num_res_units=0)
-    conf["train"]["pre_transforms"] = [t for t in conf["train"]["pre_transforms"] if t["name"] not in ("RandFlipd", "RandScaleIntensityd")]
+    conf["train"]["pre_transforms"] = [
+        t for t in conf["train"]["pre_transforms"] if t["name"] not in ("RandFlipd", "RandScaleIntensityd")
+    ]
     conf["validate"]["additional_metrics"] = []
     return conf
 
@@ -44,7 +46,9 @@ def settings(conf: dict | None = None, environment: dict | None = None, **more) 
 # ---- data
 
 
-def save_nifti(path: Path, voxels: numpy.ndarray, affine: numpy.ndarray | None = None, units: tuple[str, str] = ("mm", "sec")) -> str:
+def save_nifti(
+    path: Path, voxels: numpy.ndarray, affine: numpy.ndarray | None = None, units: tuple[str, str] = ("mm", "sec")
+) -> str:
     """Write a volume; its SHA-256."""
     import nibabel
 
@@ -55,11 +59,20 @@ def save_nifti(path: Path, voxels: numpy.ndarray, affine: numpy.ndarray | None =
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def case(root: Path, name: str, images: list[numpy.ndarray], label: numpy.ndarray | int, affine: numpy.ndarray | None = None) -> dict:
+def case(
+    root: Path, name: str, images: list[numpy.ndarray], label: numpy.ndarray | int, affine: numpy.ndarray | None = None
+) -> dict:
     """Write a case's files (one for each image given) and describe it as training takes it."""
     files = [f"{name}_{i}.nii.gz" for i in range(len(images))]
     hashes = [save_nifti(root / f, voxels, affine) for f, voxels in zip(files, images, strict=True)]
-    described = {"case": name, "participant_id": f"sub-{name}", "session_id": "ses-M000", "image": files, "label": label, "columns": {}}
+    described = {
+        "case": name,
+        "participant_id": f"sub-{name}",
+        "session_id": "ses-M000",
+        "image": files,
+        "label": label,
+        "columns": {},
+    }
     if isinstance(label, numpy.ndarray):
         described["label"] = f"{name}_label.nii.gz"
         hashes.append(save_nifti(root / described["label"], label, affine))
@@ -112,4 +125,6 @@ def configured(folder: Path, given: dict | None = None, dry: bool = False, **top
 
 
 def globals_of(folder: Path, top: dict) -> Globals:
-    return Globals(data_root=top.get("data_root", str(folder)), changes=top.get("set", {}), cache_dir=str(folder / "cache"))
+    return Globals(
+        data_root=top.get("data_root", str(folder)), changes=top.get("set", {}), cache_dir=str(folder / "cache")
+    )

@@ -16,7 +16,9 @@ import pytest
 import yaml
 
 REPO = Path(__file__).resolve().parents[2]
-MEASURED = re.compile(r"run\.zip$|timing/|computational\.tsv$|events\.out|train_stats\.json$|ro-crate-metadata\.json$|env/|provenance/[^/]+\.json$|/tmp/")
+MEASURED = re.compile(
+    r"run\.zip$|timing/|computational\.tsv$|events\.out|train_stats\.json$|ro-crate-metadata\.json$|env/|provenance/[^/]+\.json$|/tmp/"
+)
 """Files whose bytes may differ when made again: clocks have one home."""
 
 
@@ -79,7 +81,9 @@ class Project:
         return [sys.executable, "-m", "snakemake", "--cores", "2", *args]
 
     def snakemake(self, *args: str, ok: bool = True) -> subprocess.CompletedProcess:
-        done = subprocess.run(self.command(*args), cwd=self.folder, env=self.environment, capture_output=True, text=True)
+        done = subprocess.run(
+            self.command(*args), cwd=self.folder, env=self.environment, capture_output=True, text=True
+        )
         if ok:
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
         return done

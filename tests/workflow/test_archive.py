@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import zipfile
+from pathlib import Path
 
 import nibabel
 import numpy
@@ -25,10 +26,10 @@ def test_micro_archive_has_every_artifact_of_both_splits(built):
         for checkpoint in ("best-loss", "best-MeanDice", "epoch-2", "final"):
             folder = layout.checkpoint_dir(str(built.archive), split, checkpoint)
             for path in (layout.checkpoint_pt(folder), layout.checkpoint_ts(folder), *layout.checkpoint_tables(folder)):
-                assert open(path, "rb").read(1), path
+                assert Path(path).read_bytes(), path
             results = layout.result_dir(str(built.archive), "holdout", split, checkpoint)
             for path in layout.result_tables(results):
-                assert open(path).readline().strip(), path
+                assert Path(path).read_text().strip(), path
 
 
 def test_published_weights_are_the_best_checkpoints_without_prefix(built):
@@ -62,7 +63,10 @@ def test_aggregated_is_the_mean_of_details_and_no_case_is_dropped(built):
 
 def test_segmentations_lie_on_the_input_grid_and_give_the_reported_dice(built):
     splits = json.loads((built.archive / "data/splits.json").read_text())
-    raw = {r["filename"]: r for r in csv.DictReader(open(built.archive / "eval/val_mean_dice_raw.csv"))}
+    raw = {
+        r["filename"]: r
+        for r in csv.DictReader((built.archive / "eval/val_mean_dice_raw.csv").read_text().splitlines())
+    }
     for name in splits["groups"]["holdout"]:
         case = splits["cases"][name]
         predicted = nibabel.load(layout.eval_segmentation(str(built.archive), name))
@@ -95,12 +99,18 @@ def test_splits_share_no_participant_and_differ(built):
     for split in splits["splits"]:
         assert not set(split["train"]) & set(split["validation"])
         assert not (set(split["train"]) | set(split["validation"])) & test
-    assert set(splits["splits"][0]["validation"]) | set(splits["splits"][1]["validation"]) == set(splits["splits"][0]["train"]) | set(splits["splits"][0]["validation"])
+    assert set(splits["splits"][0]["validation"]) | set(splits["splits"][1]["validation"]) == set(
+        splits["splits"][0]["train"]
+    ) | set(splits["splits"][0]["validation"])
 
 
 def test_manifest_names_every_file_with_its_hash(built):
     graph = json.loads((built.archive / "ro-crate-metadata.json").read_text())["@graph"]
-    described = {e["@id"]: e.get("sha256") for e in graph if "File" in (e["@type"] if isinstance(e["@type"], list) else [e["@type"]])}
+    described = {
+        e["@id"]: e.get("sha256")
+        for e in graph
+        if "File" in (e["@type"] if isinstance(e["@type"], list) else [e["@type"]])
+    }
     for name, digest in hashes(built.archive).items():
         assert described[name] == digest
 

@@ -40,7 +40,7 @@ def test_a_lost_file_comes_back_with_the_fewest_steps(built, name):
 
 def test_many_lost_files_never_retrain(copy):
     before = hashes(copy.archive)
-    lost = random.Random(0).sample(sorted(before), 12) + ["data/splits.json", "data/cases.tsv", "model.json"]
+    lost = [*random.Random(0).sample(sorted(before), 12), "data/splits.json", "data/cases.tsv", "model.json"]
     for name in lost:
         if not name.startswith("config/") or name.startswith("config/dataset_"):
             (copy.archive / name).unlink(missing_ok=True)

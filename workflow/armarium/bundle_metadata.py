@@ -104,7 +104,12 @@ def licence_line(archive: str) -> str:
 
 def description(archive: str) -> str:
     dataset = read_json(layout.dataset_json(archive))
-    return str(read_effective(archive, "publish")["description"] or dataset.get("description") or dataset.get("name") or "No description given.")
+    return str(
+        read_effective(archive, "publish")["description"]
+        or dataset.get("description")
+        or dataset.get("name")
+        or "No description given."
+    )
 
 
 def metadata(archive: str) -> dict:

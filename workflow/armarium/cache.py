@@ -49,7 +49,9 @@ class PreparedCases:
     def _file(self, name: str) -> str:
         path = self.data_root / name
         if not path.is_file():
-            raise UserError(f"{path}: file not found; restore it, or give the dataset's folder with --config data_root=DIR")
+            raise UserError(
+                f"{path}: file not found; restore it, or give the dataset's folder with --config data_root=DIR"
+            )
         return str(path)
 
     def _prepare(self, case: dict) -> dict:

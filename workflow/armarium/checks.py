@@ -112,8 +112,7 @@ def check_case(case: Case, wanted: Wanted) -> tuple[dict[str, str], list[str]]:
         row["label"] = str(case.label)
         if case.label not in wanted.labels:
             problems.append(
-                f"case {case.case}: label: found class {case.label}, wanted one of {_classes(wanted)}; mend "
-                "the list's label or declare the class"
+                f"case {case.case}: label: found class {case.label}, wanted one of {_classes(wanted)}; mend the list's label or declare the class"
             )
     return row, problems
 
@@ -135,9 +134,7 @@ def read_cases_table(path: str) -> dict[str, dict[str, str]]:
     except FileNotFoundError:
         raise UserError(f"{path}: file not found") from None
     except KeyError:
-        raise UserError(
-            f"{path}: found no column 'case', wanted the table that the data check writes"
-        ) from None
+        raise UserError(f"{path}: found no column 'case', wanted the table that the data check writes") from None
 
 
 # ---- running
@@ -160,8 +157,7 @@ def _checked(cases: list[Case], wanted: Wanted, workers: int) -> Iterator[tuple[
             yield from pool.map(check, cases, chunksize=chunk)
         except BrokenProcessPool:
             raise UserError(
-                f"a process that checked images was killed ({workers} ran at once), probably for want of "
-                "memory; give the step fewer threads or more memory"
+                f"a process that checked images was killed ({workers} ran at once), probably for want of memory; give the step fewer threads or more memory"
             ) from None
 
 
@@ -228,16 +224,13 @@ def _image_problems(images: list[Volume], wanted: Wanted) -> list[str]:
     for image in images:
         axes = "2 or 3" if len(images) > 1 else "2, 3 or (channels last) 4"
         if len(image.shape) not in (2, 3, 4)[: 2 if len(images) > 1 else 3]:
-            problems.append(
-                f"{image.path}: found shape {by(image.shape)}, wanted {axes} axes; reshape the image"
-            )
+            problems.append(f"{image.path}: found shape {by(image.shape)}, wanted {axes} axes; reshape the image")
     for image in images[1:]:
         problems += _grid_problems(image, [first], wanted.affine_tolerance)
     channels = _channels(images)
     if channels != wanted.channels and not problems:
         problems.append(
-            f"{first.path}: found {channels} channels, wanted {wanted.channels} as the list's modality "
-            "declares; mend the list, or set dataset.channels"
+            f"{first.path}: found {channels} channels, wanted {wanted.channels} as the list's modality declares; mend the list, or set dataset.channels"
         )
     return problems
 
@@ -249,8 +242,7 @@ def _grid_problems(volume: Volume, references: list[Volume], tolerance: float) -
         grid = image.shape[:3]
         if volume.shape != grid:
             problems.append(
-                f"{volume.path}: found shape {by(volume.shape)}, wanted {by(grid)} as {image.path} has; "
-                "resample it to the image's grid"
+                f"{volume.path}: found shape {by(volume.shape)}, wanted {by(grid)} as {image.path} has; resample it to the image's grid"
             )
         difference = float(abs(volume.affine - image.affine).max())
         if not difference <= tolerance:
@@ -346,8 +338,7 @@ def _label_problems(path: str, counts: Counter[int], wanted: Wanted) -> list[str
         problems.append(f"{path}: found values {values}, wanted {_classes(wanted)}; relabel, or declare them")
     elif counts and not any(counts[k] for k in counts if k) and not wanted.allow_empty_labels:
         problems.append(
-            f"{path}: found background only, wanted some voxels of {_classes(wanted)}; leave the case out, "
-            "or set dataset.allow_empty_labels"
+            f"{path}: found background only, wanted some voxels of {_classes(wanted)}; leave the case out, or set dataset.allow_empty_labels"
         )
     return problems
 

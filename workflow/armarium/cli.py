@@ -53,7 +53,7 @@ class Tee(io.TextIOBase):
 
     def __init__(self, stream, path: str):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self.stream, self.file = stream, open(path, "a", buffering=1)
+        self.stream, self.file = stream, open(path, "a", buffering=1)  # noqa: SIM115 (open as long as the process)
 
     def write(self, text: str) -> int:
         if "\r" not in text:
@@ -250,7 +250,10 @@ def main() -> None:
         print(f"armarium: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        print(f"armarium: {error.filename or Path.cwd()}: {error.strerror or error}; nothing was half-written, mend this and run again", file=sys.stderr)
+        print(
+            f"armarium: {error.filename or Path.cwd()}: {error.strerror or error}; nothing was half-written, mend this and run again",
+            file=sys.stderr,
+        )
         sys.exit(1)
     except MemoryError:
         print("armarium: out of memory; lower batch_size or give the job more memory (mem_mb)", file=sys.stderr)

@@ -37,7 +37,9 @@ def _public_class(kind: str, name: str, where: str) -> type:
         if inspect.isclass(found) and found.__module__.split(".")[0] in ("monai", "torch", "ignite"):
             return found
         candidates += [n for n, v in vars(module).items() if inspect.isclass(v) and not n.startswith("_")]
-    raise UserError(f"{where}: no {kind} '{name}' in {' or '.join(MODULES[kind])}; {_nearest_component(name, candidates)}")
+    raise UserError(
+        f"{where}: no {kind} '{name}' in {' or '.join(MODULES[kind])}; {_nearest_component(name, candidates)}"
+    )
 
 
 def _nearest_component(name: str, candidates: list[str]) -> str:
@@ -115,13 +117,17 @@ def substitute_runtime(value: Any, known: dict[str, int]) -> Any:
 def build_lr_scheduler(component: dict, optimizer, allow: Iterable[str] = ()):
     """A learning-rate schedule; ``schedulers`` in its args are built first, for SequentialLR and its like."""
     if component.get("name") == "ReduceLROnPlateau":
-        raise UserError("lr_scheduler ReduceLROnPlateau: it waits for a validation value, which no step gives it; use a schedule of epochs or iterations")
+        raise UserError(
+            "lr_scheduler ReduceLROnPlateau: it waits for a validation value, which no step gives it; use a schedule of epochs or iterations"
+        )
     args = dict(component["args"])
     listed = args.pop("schedulers", None)
     if listed is None:
         return build("lr_scheduler", component, allow, optimizer)
     if not isinstance(listed, list) or not all(isinstance(c, dict) and {"name", "path"} & c.keys() for c in listed):
-        raise UserError(f"lr_scheduler {component.get('name')}: schedulers is {listed!r:.80}; wanted a list of components")
+        raise UserError(
+            f"lr_scheduler {component.get('name')}: schedulers is {listed!r:.80}; wanted a list of components"
+        )
     inner = [build_lr_scheduler({"args": {}, **c}, optimizer, allow) for c in listed]
     leading = (optimizer, inner) if "milestones" in args else (inner,)
     return build("lr_scheduler", {**component, "args": args}, allow, *leading)

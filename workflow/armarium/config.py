@@ -162,8 +162,8 @@ def typed(name: str, value: Any, like: Any, source: str = "set") -> Any:
     if wanted != ["string"] and isinstance(value, str):
         try:
             read = yaml.safe_load(value)
-            # YAML 1.1 takes 1e-3 for a word.
-            value = float(value) if "number" in wanted and isinstance(read, str) else read
+            # YAML 1.1 takes 1e-3 for a word; null and true are no numbers.
+            value = float(value) if "number" in wanted and read is not None and not isinstance(read, bool) else read
         except (ValueError, yaml.YAMLError):
             pass
     accepted = {
@@ -195,5 +195,7 @@ def archive_section(config: dict, name: str) -> dict:
     if splits["method"] == "file" and not splits["file"]:
         raise UserError(f"archives.{name}.splits: method is file but file is empty; name the file of splits")
     if splits["file"] and splits["method"] != "file":
-        raise UserError(f"archives.{name}.splits: file is {splits['file']!r}, but method is {splits['method']}; set method: file, or leave file out")
+        raise UserError(
+            f"archives.{name}.splits: file is {splits['file']!r}, but method is {splits['method']}; set method: file, or leave file out"
+        )
     return section

@@ -134,7 +134,9 @@ def _recipe_files(folder: str, name: str) -> dict[str, dict]:
     base = Path(folder)
     base = base / "config" if (base / "config").is_dir() else base
     if not (base / "config_train.json").is_file():
-        raise UserError(f"archives.{name}.recipe: no config_train.json in '{folder}'; wanted a folder with an MMAR's config/")
+        raise UserError(
+            f"archives.{name}.recipe: no config_train.json in '{folder}'; wanted a folder with an MMAR's config/"
+        )
     wanted = (*layout.MMAR_CONFIGS, "environment.json")
     return {n: _read_object(base / n) for n in wanted if (base / n).is_file()}
 
@@ -182,8 +184,7 @@ def _held_files(archive: str, given: Globals) -> tuple[dict, dict[str, dict]]:
     """The spec and configuration files of an archive that is merely on disk: those it holds."""
     if not Path(layout.archive_json(archive)).is_file():
         raise UserError(
-            f"{archive}: no such archive: not listed in the configuration file and without config/archive.json; "
-            "list it under 'archives' or check the path"
+            f"{archive}: no such archive: not listed in the configuration file and without config/archive.json; list it under 'archives' or check the path"
         )
     path = layout.archive_json(archive)
     held = _read_object(path)
@@ -196,7 +197,9 @@ def _held_files(archive: str, given: Globals) -> tuple[dict, dict[str, dict]]:
     if "config_train.json" not in files:
         raise UserError(f"{archive}: config/config_train.json is missing; copy it back from the recipe")
     environment = _environment(files.get("environment.json", {}), spec, given.data_root)
-    files["config_train.json"], files["environment.json"] = recipe.override(files["config_train.json"], environment, given.changes)
+    files["config_train.json"], files["environment.json"] = recipe.override(
+        files["config_train.json"], environment, given.changes
+    )
     return spec, files
 
 
@@ -227,10 +230,19 @@ def _effective(spec: dict, settings: dict, chosen: list[str], given_splits: dict
     return {
         "data": {"dataset": dataset},
         "split": {"splits": spec["splits"], "drawn_groups": drawn, "given": given_splits},
-        "train": {**settings, "task": dataset["task"], "keep_epochs": sorted(spec["select"]["epochs"]), "allow": spec["allow"]},
+        "train": {
+            **settings,
+            "task": dataset["task"],
+            "keep_epochs": sorted(spec["select"]["epochs"]),
+            "allow": spec["allow"],
+        },
         "evaluate": {"checkpoints": chosen, "groups": {**other, **drawn}, "predictions": spec["predictions"]},
         "export": spec["export"],
-        "publish": {"publish": spec["publish"], "description": spec["dataset"]["description"], "licence": spec["dataset"]["licence"]},
+        "publish": {
+            "publish": spec["publish"],
+            "description": spec["dataset"]["description"],
+            "licence": spec["dataset"]["licence"],
+        },
     }
 
 
@@ -248,7 +260,9 @@ def _changed_files(archive: str, spec: dict, data_root: str, index: HashIndex) -
     path = Path(layout.changed_files(archive))
     changed = read_json(path) if path.is_file() else {}
     listed = Path(data_root, spec["dataset"]["list"])
-    if not (Path(layout.cases_tsv(archive)).is_file() and Path(layout.dataset_json(archive)).is_file() and listed.is_file()):
+    if not (
+        Path(layout.cases_tsv(archive)).is_file() and Path(layout.dataset_json(archive)).is_file() and listed.is_file()
+    ):
         return changed
     dataset = read_dataset(spec["dataset"], data_root)
     recorded = {"list": read_json(layout.dataset_json(archive))["digest"]}
@@ -354,4 +368,3 @@ def data_root_of(archive: str) -> str:
 def checked_config(raw: dict, source: str) -> dict:
     """config.yaml checked and completed."""
     return check(raw, "config", source)
-

@@ -131,8 +131,7 @@ def with_test_lists(dataset: Dataset, test_spec: dict, data_root: str) -> Datase
             found, wanted = getattr(other, what), getattr(dataset, what)
             if (found != wanted) if what == "labels" else (len(found) != len(wanted)):
                 raise UserError(
-                    f"test group {name!r}: {path}: found {what} {found}, wanted those of {dataset.source}: "
-                    f"{wanted}"
+                    f"test group {name!r}: {path}: found {what} {found}, wanted those of {dataset.source}: {wanted}"
                 )
         labelled = [c for c in other.cases if c.label is not None]
         if not labelled:
@@ -161,9 +160,7 @@ def dataset_files(dataset: Dataset) -> list[str]:
 def _read_json_list(path: str, task: str, problems: list[str]) -> tuple[list[_Entry], dict, int]:
     content = read_json(path)
     if not isinstance(content, dict):
-        raise UserError(
-            f"{path}: found a JSON {type(content).__name__}, wanted an object with the list 'training'"
-        )
+        raise UserError(f"{path}: found a JSON {type(content).__name__}, wanted an object with the list 'training'")
     entries = []
     for key in ("training", "validation", "test", "testing"):
         items = content.get(key, [])
@@ -175,9 +172,7 @@ def _read_json_list(path: str, task: str, problems: list[str]) -> tuple[list[_En
             if isinstance(item, dict) and "image" in item:
                 entries.append(_json_entry(where, SUBSETS[key], item))
             else:
-                problems.append(
-                    f'{where}: found {item!r:.80}, wanted {{"image": path, "label": …}} or a path'
-                )
+                problems.append(f'{where}: found {item!r:.80}, wanted {{"image": path, "label": …}} or a path')
     facts = {_SPELLINGS.get(k, k): v.strip() if isinstance(v, str) else v for k, v in content.items()}
     facts = {k: v for k, v in facts.items() if isinstance(v, str | int | float) and k not in _COUNTS}
     facts.setdefault("name", Path(path).resolve().parent.name)
@@ -248,9 +243,7 @@ def _tsv_columns(path: str, header: list[str], task: str) -> tuple[list[str], st
     repeated = [name for name, n in Counter(header).items() if n > 1 or not name]
     if repeated:
         raise UserError(f"{path}: columns without a name or named twice: {repeated}; wanted each name once")
-    numbered = sorted(
-        (int(m[1]), m[0]) for m in (re.fullmatch(r"image_?(\d+)", name) for name in header) if m
-    )
+    numbered = sorted((int(m[1]), m[0]) for m in (re.fullmatch(r"image_?(\d+)", name) for name in header) if m)
     images = [name for _, name in numbered]
     if ("image" in header) == bool(images) or "participant_id" not in header:
         raise UserError(
@@ -274,9 +267,7 @@ def _cases(entries: list[_Entry], spec: dict, labels: dict, source: str, problem
             label = _label(entry.label, spec["task"], indices, folder)
             if label is None and entry.subset != TEST:
                 raise ValueError(f"no label, wanted one in a {entry.subset} entry")
-            participant = (
-                bids_id("sub", entry.participant, "participant_id") if table or entry.participant else ""
-            )
+            participant = bids_id("sub", entry.participant, "participant_id") if table or entry.participant else ""
             session = bids_id("ses", entry.session, "session_id") if entry.session else DEFAULT_SESSION
             name = given_name(entry.case) if entry.case else ""
         except ValueError as error:
@@ -293,8 +284,7 @@ def _cases(entries: list[_Entry], spec: dict, labels: dict, source: str, problem
                 name = longer_name(name, images, f"{participant}_{session}" if participant else "")
         if (other := seen.setdefault(name.lower(), entry.where)) != entry.where:
             problems.append(
-                f"{entry.where}: found case {name!r} again (first in {other}), wanted each once; drop the "
-                "repeated entry, or tell the cases apart by 'case'"
+                f"{entry.where}: found case {name!r} again (first in {other}), wanted each once; drop the repeated entry, or tell the cases apart by 'case'"
             )
         participant = participant or "sub-" + (re.sub(r"[^A-Za-z0-9]", "", name) or "0")
         cases.append(Case(name, participant, session, images, label, entry.columns, entry.subset))
@@ -352,9 +342,7 @@ def _names(names: Any, what: str, source: str) -> dict[int, str]:
     except ValueError:
         raise UserError(f"{source}: {what}: found keys {list(names)}, {example}") from None
     if sorted(result) != list(range(len(names))):
-        raise UserError(
-            f"{source}: {what}: found keys {sorted(result)}, wanted 0 to {len(names) - 1} without gaps"
-        )
+        raise UserError(f"{source}: {what}: found keys {sorted(result)}, wanted 0 to {len(names) - 1} without gaps")
     if len(set(result.values())) < len(result):
         raise UserError(f"{source}: {what}: found {list(result.values())}, wanted a different name for each")
     return dict(sorted(result.items()))

@@ -18,8 +18,7 @@ def derive_columns(cases: list, columns: dict, problems: list[str]) -> list:
         available = [*fields, *(cases[0].columns if cases else ())]
         if cases and (spec["from"] not in available or name in available):
             raise UserError(
-                f"dataset.columns.{name}: found from: {spec['from']!r}, wanted one of "
-                f"{', '.join(available)}, and a name that none of them has"
+                f"dataset.columns.{name}: found from: {spec['from']!r}, wanted one of {', '.join(available)}, and a name that none of them has"
             )
         try:
             pattern = re.compile(spec["pattern"])
@@ -27,14 +26,11 @@ def derive_columns(cases: list, columns: dict, problems: list[str]) -> list:
             raise UserError(f"dataset.columns.{name}: pattern {spec['pattern']!r}: {error}") from None
         if pattern.groups != 1:
             raise UserError(
-                f"dataset.columns.{name}: found {pattern.groups} groups in pattern {spec['pattern']!r}, "
-                "wanted one (…)"
+                f"dataset.columns.{name}: found {pattern.groups} groups in pattern {spec['pattern']!r}, wanted one (…)"
             )
         derived = []
         for case in cases:
-            value = (
-                getattr(case, spec["from"]) if spec["from"] in fields else case.columns.get(spec["from"], "")
-            )
+            value = getattr(case, spec["from"]) if spec["from"] in fields else case.columns.get(spec["from"], "")
             try:
                 columns_of_case = {**case.columns, name: _derived(value, pattern, spec)}
             except ValueError as error:

@@ -63,7 +63,9 @@ class Score:
     def reset(self) -> None:
         (self.function or self.handler).reset()
 
-    def add(self, prediction: torch.Tensor, label: torch.Tensor, index: torch.Tensor, spacing: Sequence[float]) -> list[float] | None:
+    def add(
+        self, prediction: torch.Tensor, label: torch.Tensor, index: torch.Tensor, spacing: Sequence[float]
+    ) -> list[float] | None:
         """Take in one case.
 
         Parameters
@@ -113,7 +115,9 @@ class Evaluation:
 
     def aggregated(self) -> dict[str, float]:
         """Each metric over the set: the mean over the cases where it is defined (NaN where none is)."""
-        return {m: self.set_values[m] if m in self.set_values else _mean([d[m] for d in self.details]) for m in self.metrics}
+        return {
+            m: self.set_values[m] if m in self.set_values else _mean([d[m] for d in self.details]) for m in self.metrics
+        }
 
     def classes(self) -> list[dict]:
         """Per class and metric: mean, spread, and how many cases were undefined."""
@@ -140,7 +144,14 @@ def _summary(values: list[float]) -> dict:
     counts = {"defined": len(defined), "undefined": len(values) - len(defined)}
     if not defined:
         return counts
-    return {"mean": fmean(defined), "std": pstdev(defined), "median": median(defined), "min": min(defined), "max": max(defined), **counts}
+    return {
+        "mean": fmean(defined),
+        "std": pstdev(defined),
+        "median": median(defined),
+        "min": min(defined),
+        "max": max(defined),
+        **counts,
+    }
 
 
 class LabelFiles:
@@ -164,7 +175,9 @@ class LabelFiles:
             return self.kept[name]
         path = self.data_root / name
         if not path.is_file():
-            raise UserError(f"{path}: file not found; restore it, or give the dataset's folder with --config data_root=DIR")
+            raise UserError(
+                f"{path}: file not found; restore it, or give the dataset's folder with --config data_root=DIR"
+            )
         file = nibabel.load(path)
         values = numpy.asanyarray(file.dataobj)
         largest = values.max(initial=0)
@@ -191,7 +204,9 @@ class CaseScorer:
         Names by class number.
     """
 
-    def __init__(self, settings: dict, data_root: str, cache_dir: str, device: torch.device, class_names: dict[int, str]):
+    def __init__(
+        self, settings: dict, data_root: str, cache_dir: str, device: torch.device, class_names: dict[int, str]
+    ):
         validate, allow = settings["validate"], settings["allow"]
         self.task, self.device, self.class_names = settings["task"], device, class_names
         self.prepared = PreparedCases(validate["pre_transforms"], data_root, cache_dir, allow)
@@ -205,7 +220,9 @@ class CaseScorer:
         self.scores = [Score(m, allow) for m in validate["metrics"]]
         self.metrics = ["loss", *(s.label for s in self.scores)]
 
-    def __call__(self, network: torch.nn.Module, cases: Sequence[dict], keep: Callable[[dict, numpy.ndarray], None] | None = None) -> Evaluation:
+    def __call__(
+        self, network: torch.nn.Module, cases: Sequence[dict], keep: Callable[[dict, numpy.ndarray], None] | None = None
+    ) -> Evaluation:
         """Score ``network`` on ``cases``.
 
         Parameters
@@ -275,7 +292,9 @@ class CaseScorer:
         pred = self.invert(pred, item.get("trace", []), item.get("affine"))
         index, spacing = self.labels.get(case["label"])
         if [n for n in pred.shape[1:] if n > 1] != [n for n in index.shape if n > 1]:
-            raise UserError(f"{where}: the prediction's grid {list(pred.shape[1:])} is not the label file's {list(index.shape)}; a spatial transform of the recipe cannot be undone")
+            raise UserError(
+                f"{where}: the prediction's grid {list(pred.shape[1:])} is not the label file's {list(index.shape)}; a spatial transform of the recipe cannot be undone"
+            )
         pred = pred.reshape(pred.shape[0], *index.shape)
         index = index.to(self.device)
         done = apply_all(self.post[1], {"pred": pred, "label": index[None]}, where)
@@ -288,4 +307,3 @@ def _as_one_hot(value: torch.Tensor, classes: int) -> torch.Tensor:
     if value.shape[0] > 1 or classes == 1:
         return value
     return one_hot(value[None].as_subclass(torch.Tensor), classes)[0]
-

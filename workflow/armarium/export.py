@@ -87,7 +87,15 @@ def parity(network: torch.nn.Module, data: bytes, example: torch.Tensor) -> floa
         return float((first_output(network(example)) - first_output(loaded(example))).abs().max())
 
 
-def export_split(settings: dict, run_zip: str, checkpoints: list[str], tolerance: float, extra: dict[str, str], target: str, fingerprint: str) -> None:
+def export_split(
+    settings: dict,
+    run_zip: str,
+    checkpoints: list[str],
+    tolerance: float,
+    extra: dict[str, str],
+    target: str,
+    fingerprint: str,
+) -> None:
     """Export every selected checkpoint of a split into one zip.
 
     Parameters
@@ -123,11 +131,15 @@ def export_split(settings: dict, run_zip: str, checkpoints: list[str], tolerance
         if epoch not in by_epoch:
             by_epoch[epoch] = _export_one(settings, run_zip, epoch, example, tolerance, extra)
         members[exported_name(checkpoint)] = by_epoch[epoch][0]
-    report = {c: {"epoch": epoch_of(info, c), "input_shape": shape, **by_epoch[epoch_of(info, c)][1]} for c in checkpoints}
+    report = {
+        c: {"epoch": epoch_of(info, c), "input_shape": shape, **by_epoch[epoch_of(info, c)][1]} for c in checkpoints
+    }
     write_zip(target, {INFO: json_text({"fingerprint": fingerprint}), PARITY: json_text(report), **members})
 
 
-def _export_one(settings: dict, run_zip: str, epoch: int, example: torch.Tensor, tolerance: float, extra: dict[str, str]) -> tuple[bytes, dict]:
+def _export_one(
+    settings: dict, run_zip: str, epoch: int, example: torch.Tensor, tolerance: float, extra: dict[str, str]
+) -> tuple[bytes, dict]:
     model = build_network(settings)
     model.load_state_dict(load_weights(run_zip, epoch))
     network = model.network.eval()
@@ -140,4 +152,3 @@ def _export_one(settings: dict, run_zip: str, epoch: int, example: torch.Tensor,
             f"wanted at most {tolerance:g}; raise export.tolerance if that is acceptable"
         )
     return data, {"method": how, "max_abs_difference": difference, "tolerance": tolerance}
-

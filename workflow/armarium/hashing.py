@@ -13,10 +13,7 @@ RACY_NS = 2 * 10**9
 
 _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _UNUSABLE = tuple(f"SQLITE_{what}" for what in ("BUSY", "CANTOPEN", "FULL", "IOERR", "LOCKED", "READONLY"))
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER,"
-    " inode INTEGER, sha256 TEXT NOT NULL) WITHOUT ROWID"
-)
+_SCHEMA = "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, inode INTEGER, sha256 TEXT NOT NULL) WITHOUT ROWID"
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -45,7 +45,11 @@ def check_components(settings: dict, class_names: dict[int, str]) -> torch.nn.Mo
     if random:
         raise UserError(f"validate.pre_transforms: {type(random[0]).__name__} is random; validation must not be")
     build_transforms([c for c in validate["post_transforms"] if c.get("name") not in POST_OURS], allow)
-    for kind, component in (("inferer", settings["inferer"]), ("inferer", validate["inferer"]), *(("handler", h) for h in settings["handlers"])):
+    for kind, component in (
+        ("inferer", settings["inferer"]),
+        ("inferer", validate["inferer"]),
+        *(("handler", h) for h in settings["handlers"]),
+    ):
         build(kind, component, allow)
     for metric in validate["metrics"]:
         Score(metric, allow)
@@ -57,7 +61,9 @@ def _check_outputs(settings: dict, class_names: dict[int, str]) -> None:
     args = settings["model"]["args"]
     for key in ("out_channels", "num_classes"):
         if key in args and args[key] != len(class_names):
-            raise UserError(f"train.model.args.{key} is {args[key]}, but the dataset has {len(class_names)} classes: {list(class_names.values())}")
+            raise UserError(
+                f"train.model.args.{key} is {args[key]}, but the dataset has {len(class_names)} classes: {list(class_names.values())}"
+            )
 
 
 def layer_table(network: torch.nn.Module) -> str:

@@ -267,8 +267,14 @@ class _Crate:
         }
         actions = [self._action(step, tools[step["rule"]]) for step in steps]
         controls = [
-            self._add("ControlAction", f"#control/{step['name']}", name=f"orchestrate {step['name']}",
-                      instrument=how[step["rule"]], object=action, actionStatus=COMPLETED)  # fmt: skip
+            self._add(
+                "ControlAction",
+                f"#control/{step['name']}",
+                name=f"orchestrate {step['name']}",
+                instrument=how[step["rule"]],
+                object=action,
+                actionStatus=COMPLETED,
+            )
             for step, action in zip(steps, actions, strict=True)
         ]
         workflow["hasPart"], workflow["step"] = list(tools.values()), list(how.values())
@@ -281,8 +287,7 @@ class _Crate:
                              object=controls, result=run, actionStatus=COMPLETED, **times)  # fmt: skip
         self.crate.root_dataset["mentions"] = [run, *actions, organize]
         self.crate.root_dataset["conformsTo"] = [
-            self._add("CreativeWork", uri, name=name, version=version)
-            for uri, (name, version) in PROFILES.items()
+            self._add("CreativeWork", uri, name=name, version=version) for uri, (name, version) in PROFILES.items()
         ]
 
     def _tool(self, rule: str, steps: list[dict]) -> Any:

@@ -185,9 +185,14 @@ def write_eval_dice_tables(archive: str) -> list[str]:
     """
     raw, summary = layout.eval_dice_tables(archive)
     classes, values = _values_by_image(archive, _key_metric(archive))
-    rows = [{**by_class, "mean": _mean([by_class[c] for c in classes if c in by_class])} for by_class in values.values()]
+    rows = [
+        {**by_class, "mean": _mean([by_class[c] for c in classes if c in by_class])} for by_class in values.values()
+    ]
     columns = [*classes, "mean"]
-    table = [{"filename": image, **{c: _cell(row.get(c, float("nan"))) for c in columns}} for image, row in zip(values, rows, strict=True)]
+    table = [
+        {"filename": image, **{c: _cell(row.get(c, float("nan"))) for c in columns}}
+        for image, row in zip(values, rows, strict=True)
+    ]
     write_text(raw, tsv(["filename", *columns], table, ","))
     write_text(
         summary,

@@ -82,7 +82,12 @@ def derived_configs(conf: dict, task: str) -> dict[str, dict]:
     }[task]
     metrics = {
         "name": "MetricsSaver",
-        "args": {"save_dir": "{MMAR_EVAL_OUTPUT_PATH}", "metrics": "*", "metric_details": ["val_mean_dice"], "summary_ops": "*"},
+        "args": {
+            "save_dir": "{MMAR_EVAL_OUTPUT_PATH}",
+            "metrics": "*",
+            "metric_details": ["val_mean_dice"],
+            "summary_ops": "*",
+        },
     }
     return {
         "config_finetune.json": _finetune(conf),

@@ -80,7 +80,10 @@ def _data(archive: str, dataset: dict) -> str:
     rows = [
         f"Source: {dataset.get('reference') or 'not stated'}; licence: {licence_line(archive)}",
         f"Channels: {', '.join(dataset['modality'].values())}; classes: {classes}",
-        *(f"Split {k}: {len(s['train'])} training and {len(s['validation'])} validation cases" for k, s in enumerate(splits["splits"])),
+        *(
+            f"Split {k}: {len(s['train'])} training and {len(s['validation'])} validation cases"
+            for k, s in enumerate(splits["splits"])
+        ),
         *(f"Test group `{g}`: {len(names)} cases" for g, names in splits["groups"].items()),
     ]
     return "\n".join(["## Data", "", *(f"- {r}" for r in rows)])

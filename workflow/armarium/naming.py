@@ -12,9 +12,7 @@ def bids_id(prefix: str, value: Any, what: str) -> str:
     """``value`` as a BIDS entity: the prefix and letters or digits, nothing else."""
     text = str(value if value is not None else "").removeprefix(f"{prefix}-")
     if not re.fullmatch(r"[A-Za-z0-9]+", text):
-        raise ValueError(
-            f"{what}: found {value!r}, wanted letters and digits only, with or without '{prefix}-'"
-        )
+        raise ValueError(f"{what}: found {value!r}, wanted letters and digits only, with or without '{prefix}-'")
     return f"{prefix}-{text}"
 
 

@@ -86,20 +86,17 @@ def _read_volume(path: str, full: str) -> Volume:
         shape, dtype, offset = _layout(path, header)
         if not shape or min(shape) < 1 or dtype.kind not in "iuf" or offset < len(head):
             raise Unreadable(
-                f"{path}: found shape {by(shape)}, type {dtype}, voxels at byte {offset} in its header; "
-                "wanted an image of real numbers; convert it again"
+                f"{path}: found shape {by(shape)}, type {dtype}, voxels at byte {offset} in its header; wanted an image of real numbers; convert it again"
             )
         need = offset + math.prod(shape) * dtype.itemsize
         declared = f"its header declares {by(shape)} {dtype} voxels ({need:,} bytes)"
         if need > LARGEST:
             raise Unreadable(
-                f"{path}: {declared}, wanted at most {LARGEST:,} bytes; the header is damaged, or crop the "
-                "image"
+                f"{path}: {declared}, wanted at most {LARGEST:,} bytes; the header is damaged, or crop the image"
             )
         if need > size * (_DEFLATE_RATIO if packed else 1) + _DEFLATE_RATIO:
             raise Unreadable(
-                f"{path}: truncated: {declared}, which {size:,} bytes of file cannot hold; copy the file "
-                "again"
+                f"{path}: truncated: {declared}, which {size:,} bytes of file cannot hold; copy the file again"
             )
         content = np.empty(need, np.uint8)
         content[: len(head)] = np.frombuffer(head, np.uint8)
@@ -153,8 +150,7 @@ def _volume(path: str, header: Any, voxels: Any, sha256: str) -> Volume:
         raise Unreadable(f"{path}: damaged NIfTI header ({error}); convert or copy it again") from None
     if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
         raise Unreadable(
-            f"{path}: found affine {affine.tolist()}, wanted finite numbers that span the space; mend its "
-            "header"
+            f"{path}: found affine {affine.tolist()}, wanted finite numbers that span the space; mend its header"
         )
     spacing = tuple(float(z) for z in header.get_zooms())
     slope, inter = (1.0 if slope is None else slope), (0.0 if inter is None else inter)

@@ -54,7 +54,9 @@ def probability_table(rows: Sequence[tuple[dict, numpy.ndarray]], class_names: d
     count = len(rows[0][1]) if rows else 0
     columns = [f"probability_{class_names.get(i, i)}" for i in range(count)]
     table = [
-        {c: case[c] for c in IDS} | {"case": case["case"], "label": case["label"], "predicted": int(p.argmax())} | dict(zip(columns, map(float, p), strict=True))
+        {c: case[c] for c in IDS}
+        | {"case": case["case"], "label": case["label"], "predicted": int(p.argmax())}
+        | dict(zip(columns, map(float, p), strict=True))
         for case, p in rows
     ]
     return tsv([*IDS, "case", "label", "predicted", *columns], table)

@@ -72,7 +72,9 @@ class EpochProgress:
         self.told = now
         left = (now - self.started) / (epoch - self.done) * (self.epochs - epoch)
         text = ", ".join(f"{k} {v}" for k, v in shown.items())
-        print(f"split {self.split}: epoch {epoch}/{self.epochs}, {text}, {left:.0f} s left", file=sys.stderr, flush=True)
+        print(
+            f"split {self.split}: epoch {epoch}/{self.epochs}, {text}, {left:.0f} s left", file=sys.stderr, flush=True
+        )
 
 
 def mean_loss(losses: list, epoch: int) -> float:

@@ -93,7 +93,7 @@ def _forbid_code(value: Any, where: str, problems: list[str]) -> None:
     if isinstance(value, dict):
         for key, child in value.items():
             if key == "_target_":
-                problems.append(f"{where}: '_target_' is not read; write \"name\" and \"args\"")
+                problems.append(f'{where}: \'_target_\' is not read; write "name" and "args"')
             _forbid_code(child, f"{where}.{key}", problems)
     elif isinstance(value, list):
         for i, child in enumerate(value):
@@ -130,7 +130,9 @@ def _by_reference(listed: list[dict], named: dict[str, dict], where: str) -> Ite
         elif component["ref"] in named:
             yield named[component["ref"]]
         else:
-            raise UserError(f"{where}: ref '{component['ref']}' names no train component; {nearest(component['ref'], list(named))}")
+            raise UserError(
+                f"{where}: ref '{component['ref']}' names no train component; {nearest(component['ref'], list(named))}"
+            )
 
 
 def _handlers(section: dict, where: str) -> dict[str, dict]:
@@ -167,7 +169,9 @@ def _metrics(section: dict, where: str) -> list[dict]:
     labels = [m["label"] for m in found]
     repeated = {x for x in labels if labels.count(x) > 1 or x == "loss"}
     if repeated:
-        raise UserError(f"{where}: two metrics are named {sorted(repeated)}; give each its own log_label of letters and digits")
+        raise UserError(
+            f"{where}: two metrics are named {sorted(repeated)}; give each its own log_label of letters and digits"
+        )
     return found
 
 
@@ -186,8 +190,22 @@ def _early_stopping(args: dict | None, labels: list[str], source: str) -> dict |
 
 
 SECTIONS = {
-    "train": {"loss": dict, "optimizer": dict, "model": dict, "pre_transforms": list, "dataloader": dict, "handlers": list},
-    "validate": {"pre_transforms": list, "dataset": dict, "dataloader": dict, "inferer": dict, "post_transforms": list, "evaluator": dict},
+    "train": {
+        "loss": dict,
+        "optimizer": dict,
+        "model": dict,
+        "pre_transforms": list,
+        "dataloader": dict,
+        "handlers": list,
+    },
+    "validate": {
+        "pre_transforms": list,
+        "dataset": dict,
+        "dataloader": dict,
+        "inferer": dict,
+        "post_transforms": list,
+        "evaluator": dict,
+    },
 }
 """What the MMAR format has in each section, and as what."""
 
@@ -225,7 +243,9 @@ def _counts(dataloader: dict, handlers: dict[str, dict], variables: dict, source
     found = {
         "batch_size": dataloader["args"].get("batch_size", variables["batch_size"]),
         "save_interval": handlers.get("CheckpointSaver", {}).get("save_interval") or variables["save_interval"],
-        "num_interval_per_valid": handlers.get("ValidationHandler", {}).get("interval", variables["num_interval_per_valid"]),
+        "num_interval_per_valid": handlers.get("ValidationHandler", {}).get(
+            "interval", variables["num_interval_per_valid"]
+        ),
     }
     check(found, "recipe", f"{source} dataloader and handlers")
     return found
@@ -262,7 +282,11 @@ def training_settings(conf: dict, environment: dict, source: str) -> dict:
     train, validate = sections["train"], sections["validate"]
     train_pre = _components(train, "pre_transforms", f"{source} train")
     named = {c.get("name", ""): c for c in train_pre}
-    validate_pre = list(_by_reference(_components(validate, "pre_transforms", f"{source} validate", ("name", "path", "ref")), named, source))
+    validate_pre = list(
+        _by_reference(
+            _components(validate, "pre_transforms", f"{source} validate", ("name", "path", "ref")), named, source
+        )
+    )
     handlers, validate_handlers = _handlers(train, source), _handlers(validate, source)
     schedule = handlers.get("LrScheduleHandler")
     dataloader = _component(train["dataloader"], f"{source} train.dataloader")
@@ -270,17 +294,26 @@ def training_settings(conf: dict, environment: dict, source: str) -> dict:
     metrics = _metrics(validate, f"{source} validate")
     stopping = handlers.get("EarlyStopHandler", validate_handlers.get("EarlyStopHandler"))
     return {
-        **{k: variables[k] for k in ("seed", "deterministic", "threads", "epochs", "amp", "clip_grad_norm", "clip_grad_value")},
+        **{
+            k: variables[k]
+            for k in ("seed", "deterministic", "threads", "epochs", "amp", "clip_grad_norm", "clip_grad_value")
+        },
         "batch_size": counts["batch_size"],
-        "drop_last": typed("drop_last", dataloader["args"].get("drop_last", False), False, f"{source} train.dataloader"),
+        "drop_last": typed(
+            "drop_last", dataloader["args"].get("drop_last", False), False, f"{source} train.dataloader"
+        ),
         "num_workers": variables["num_workers"],
         "save_interval": counts["save_interval"],
         "validation_interval": counts["num_interval_per_valid"],
         "early_stopping": _early_stopping(stopping, ["loss", *(m["label"] for m in metrics)], source),
         "loss": _component(train["loss"], f"{source} train.loss"),
         "optimizer": _component(train["optimizer"], f"{source} train.optimizer"),
-        "lr_scheduler": _component(train["lr_scheduler"], f"{source} train.lr_scheduler") if schedule is not None and train.get("lr_scheduler") else None,
-        "lr_epoch_level": typed("epoch_level", (schedule or {}).get("epoch_level", True), True, f"{source} LrScheduleHandler"),
+        "lr_scheduler": _component(train["lr_scheduler"], f"{source} train.lr_scheduler")
+        if schedule is not None and train.get("lr_scheduler")
+        else None,
+        "lr_epoch_level": typed(
+            "epoch_level", (schedule or {}).get("epoch_level", True), True, f"{source} LrScheduleHandler"
+        ),
         "model": _component(train["model"], f"{source} train.model"),
         "pre_transforms": train_pre,
         "inferer": _component(train.get("inferer", {"name": "SimpleInferer"}), f"{source} train.inferer"),

@@ -19,7 +19,15 @@ from .run import INFO, saved
 from .tables import tsv
 from .training import Progress, SplitTraining, peak_memory_mib
 
-TIMING = ["epoch", "ended", "train_seconds", "validation_seconds", "samples_per_second", "peak_memory_mib", "gpu_memory_mib"]
+TIMING = [
+    "epoch",
+    "ended",
+    "train_seconds",
+    "validation_seconds",
+    "samples_per_second",
+    "peak_memory_mib",
+    "gpu_memory_mib",
+]
 
 
 def class_columns(metrics: list[str]) -> list[str]:
@@ -49,7 +57,9 @@ def log_members(training: SplitTraining) -> dict[str, str]:
         f"logs/learning_rates/{type(training.optimizer).__name__}.tsv": tsv(["epoch", "batch", *groups], rates),
         "warning.log": "".join(f"{w}\n" for w in progress.warnings),
         "summary.log": _summary(training),
-        "computational.json": json_text(computational_json(training.settings, training.amp, training.device.type == "cuda")),
+        "computational.json": json_text(
+            computational_json(training.settings, training.amp, training.device.type == "cuda")
+        ),
     }
 
 
@@ -71,7 +81,10 @@ def run_description(training: SplitTraining, fingerprint: str) -> dict:
     """run.json: what a rule needs to know of a finished run, and what its bytes hold for."""
     progress = training.progress
     first = training.scorer.prepared.get(training.validation[0])["image"]
-    finite = {n: {"value": b["value"] if b["value"] == b["value"] else None, "epoch": b["epoch"]} for n, b in progress.best.items()}
+    finite = {
+        n: {"value": b["value"] if b["value"] == b["value"] else None, "epoch": b["epoch"]}
+        for n, b in progress.best.items()
+    }
     return {
         "fingerprint": fingerprint,
         "split": training.split,
@@ -126,7 +139,10 @@ def events_file(progress: Progress, timing: list[dict]) -> bytes:
         with SummaryWriter(str(folder)) as writer:
             for row in timing:
                 epoch, ended = row["epoch"], row["ended"]
-                scalars = {"train_loss": mean_loss([r for r in progress.losses if r[0] == epoch], epoch), "learning_rate": rates[epoch]}
+                scalars = {
+                    "train_loss": mean_loss([r for r in progress.losses if r[0] == epoch], epoch),
+                    "learning_rate": rates[epoch],
+                }
                 scalars |= {f"val_{k}": v for k, v in validated.get(epoch, {}).items() if k != "epoch"}
                 for tag, value in scalars.items():
                     writer.add_scalar(tag, value, epoch, walltime=ended)

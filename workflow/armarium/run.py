@@ -77,7 +77,11 @@ def only_trainer(archive: str, split: str) -> Iterator[None]:
                 if time.monotonic() - told > 60:
                     lock.seek(0)
                     holder = lock.read().strip() or "unknown"
-                    print(f"split {split}: another trainer ({holder}) is at work; waiting for it", file=sys.stderr, flush=True)
+                    print(
+                        f"split {split}: another trainer ({holder}) is at work; waiting for it",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                     told = time.monotonic()
                 time.sleep(0.5)
         lock.truncate(0)
@@ -196,14 +200,19 @@ def select_checkpoint(archive: str, split: str, checkpoint: str) -> None:
     """Write a checkpoint's weights."""
     path = layout.run_zip(archive, split)
     epoch = epoch_of(run_info(path), checkpoint)
-    write_bytes(layout.checkpoint_pt(layout.checkpoint_dir(archive, split, checkpoint)), zip_member(path, member_of_checkpoint(epoch)))
+    write_bytes(
+        layout.checkpoint_pt(layout.checkpoint_dir(archive, split, checkpoint)),
+        zip_member(path, member_of_checkpoint(epoch)),
+    )
 
 
 def select_tables(archive: str, split: str, checkpoint: str) -> None:
     """Write a checkpoint's validation tables: the rows of its epoch in the split's history."""
     path = layout.run_zip(archive, split)
     epoch = str(epoch_of(run_info(path), checkpoint))
-    for table, target in zip(layout.METRIC_TABLES, layout.checkpoint_tables(layout.checkpoint_dir(archive, split, checkpoint)), strict=True):
+    for table, target in zip(
+        layout.METRIC_TABLES, layout.checkpoint_tables(layout.checkpoint_dir(archive, split, checkpoint)), strict=True
+    ):
         text = zip_member(path, f"validation_metrics/{table}").decode()
         columns = text.split("\n", 1)[0].split("\t")
         write_bytes(target, tsv(columns, (r for r in read_tsv(text) if r["epoch"] == epoch)).encode())

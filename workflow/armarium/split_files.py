@@ -29,8 +29,7 @@ def _named(k: int, split: Any) -> Sides:
     known = {"train", "validation", "test"}
     if len(sides) != len(lists) or not {"train", "validation"} <= sides.keys() <= known:
         raise UserError(
-            f"split file: split {k}: found lists {list(lists) or repr(split)[:80]}, wanted train and "
-            "validation (or test), or all three"
+            f"split file: split {k}: found lists {list(lists) or repr(split)[:80]}, wanted train and validation (or test), or all three"
         )
     return sides
 
@@ -40,11 +39,9 @@ def _folds(training: list) -> list[Sides]:
     n = len(set(folds))
     if n < 2 or set(folds) != set(range(n)):
         raise UserError(
-            f"split file: found fold numbers {sorted(set(map(str, folds)))}, wanted 0, 1, … in every "
-            "training entry"
+            f"split file: found fold numbers {sorted(set(map(str, folds)))}, wanted 0, 1, … in every training entry"
         )
     entries = list(zip(training, folds, strict=True))
     return [
-        {"train": [e for e, f in entries if f != k], "validation": [e for e, f in entries if f == k]}
-        for k in range(n)
+        {"train": [e for e, f in entries if f != k], "validation": [e for e, f in entries if f == k]} for k in range(n)
     ]

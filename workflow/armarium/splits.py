@@ -125,8 +125,7 @@ class _Splitter:
         found = len(set(groups))
         if found < n:
             raise UserError(
-                f"splits.n_splits: found {n}, wanted at most {found}: the {len(pool)} cases form {found} "
-                "groups that must stay together"
+                f"splits.n_splits: found {n}, wanted at most {found}: the {len(pool)} cases form {found} groups that must stay together"
             )
         strata = self._strata(pool, groups, n)
         kind = "Stratified" if self.stratify_by else ""
@@ -137,9 +136,7 @@ class _Splitter:
         indices = np.unique(strata, return_inverse=True)[1]
         return [
             {"train": [pool[i].case for i in train], "validation": [pool[i].case for i in validation]}
-            for train, validation in folder.split(
-                np.zeros(len(pool)), indices, groups if found < len(pool) else None
-            )
+            for train, validation in folder.split(np.zeros(len(pool)), indices, groups if found < len(pool) else None)
         ]
 
     def _holdout(self, pool: list[Case]) -> list[Split]:
@@ -150,39 +147,30 @@ class _Splitter:
         by_list = {s: [c.case for c in pool if c.subset == s] for s in (TRAINING, VALIDATION)}
         if not by_list[VALIDATION]:
             raise UserError(
-                f"{self.dataset.source}: found no cases in the list 'validation', wanted some for "
-                "splits.method: lists"
+                f"{self.dataset.source}: found no cases in the list 'validation', wanted some for splits.method: lists"
             )
         return [{"train": by_list[TRAINING], "validation": by_list[VALIDATION]}]
 
     def _given(self, given: Any, groups: Split) -> tuple[list[Split], Split]:
         if not given:
-            raise UserError(
-                "splits.method is 'file': found no split file (or an empty one), wanted one with the names"
-            )
+            raise UserError("splits.method is 'file': found no split file (or an empty one), wanted one with the names")
         given = given["splits"] if isinstance(given, dict) and "splits" in given else given
         names, problems = self._given_names(), []
         splits, tests = [], []
         for k, sides in enumerate(sides_of(given)):
-            resolved = {
-                side: self._resolve(k, side, entries, names, problems) for side, entries in sides.items()
-            }
+            resolved = {side: self._resolve(k, side, entries, names, problems) for side, entries in sides.items()}
             tests.append(sorted(resolved.pop("test", [])))
             listed = [name for side in (*resolved.values(), tests[-1]) for name in side]
             if repeated := [name for name, times in Counter(listed).items() if times > 1]:
                 problems.append(f"split {k}: found {_some(repeated)} more than once, wanted each case once")
             known = {*listed, *(name for members in groups.values() for name in members)}
             if missing := [c.case for c in self._labelled(TRAINING, VALIDATION) if c.case not in known]:
-                problems.append(
-                    f"split {k}: found no side for {_some(missing)}; add them, or take them off the list"
-                )
+                problems.append(f"split {k}: found no side for {_some(missing)}; add them, or take them off the list")
             splits.append({side: sorted(members) for side, members in resolved.items()})
         if any(test != tests[0] for test in tests):
             problems.append("found test sides that differ between splits, wanted the same in all")
         if tests and tests[0] and "test" in groups:
-            problems.append(
-                "found a test side, but the configuration has a test group 'test' too; rename one"
-            )
+            problems.append("found a test side, but the configuration has a test group 'test' too; rename one")
         if problems:
             raise Problems("split file", problems)
         return splits, {**groups, "test": tests[0]} if tests[0] else groups
@@ -200,9 +188,7 @@ class _Splitter:
         texts = [str(t[0] if isinstance(t, list) and t else t) for t in texts]
         found = {text: names.get(text) or names.get(posixpath.normpath(text)) for text in texts}
         if unknown := [text for text in found if not found[text]]:
-            problems.append(
-                f"split {k}: {side}: found unknown {_some(unknown)}, wanted names of cases or images"
-            )
+            problems.append(f"split {k}: {side}: found unknown {_some(unknown)}, wanted names of cases or images")
         result = [found[text] for text in texts if found[text]]
         if bare := [name for name in result if self.cases[name].label is None]:
             problems.append(f"split {k}: {side}: found no label of {_some(bare)}, wanted labelled cases")
@@ -214,9 +200,7 @@ class _Splitter:
         groups: Split = {}
         for name, group in spec.items():
             if len(group) != 1 or not group.keys() <= {"from", "list", "count", "fraction"}:
-                raise UserError(
-                    f"test group {name!r}: found {group}, wanted one of from, list, count, fraction"
-                )
+                raise UserError(f"test group {name!r}: found {group}, wanted one of from, list, count, fraction")
             if "from" in group:
                 groups[name] = self._from_list(name, group["from"])
             elif "list" in group:
@@ -232,9 +216,7 @@ class _Splitter:
             if size is None:
                 continue
             if method == "file":
-                raise UserError(
-                    f"test group {name!r}: cannot be drawn from given splits; give it in the split file"
-                )
+                raise UserError(f"test group {name!r}: cannot be drawn from given splits; give it in the split file")
             drawn = self._draw(pool, size, total, f"test group {name!r}")
             groups[name] = sorted(drawn)
             pool = [c for c in pool if c.case not in drawn]
@@ -243,9 +225,7 @@ class _Splitter:
     def _from_list(self, name: str, subset: str) -> list[str]:
         cases = [c for c in self.cases.values() if c.subset == SUBSETS.get(subset, subset)]
         if not cases:
-            raise UserError(
-                f"test group {name!r}: found no cases in list {subset!r} of {self.dataset.source}"
-            )
+            raise UserError(f"test group {name!r}: found no cases in list {subset!r} of {self.dataset.source}")
         if bare := [c.case for c in cases if c.label is None]:
             raise UserError(
                 f"test group {name!r}: {len(bare)} of {len(cases)} cases of list {subset!r} have no label "
@@ -259,9 +239,7 @@ class _Splitter:
         """Draw whole groups: exactly ``size`` cases, or as near the fraction of ``total`` as they allow."""
         fraction = isinstance(size, float) and 0 < size < 1
         if isinstance(size, bool) or not (fraction or (isinstance(size, int) and size > 0)):
-            raise UserError(
-                f"{what}: found {size!r}, wanted a number of cases, or a fraction between 0 and 1"
-            )
+            raise UserError(f"{what}: found {size!r}, wanted a number of cases, or a fraction between 0 and 1")
         count = round(size * total) if fraction else size
         ids = self._groups(pool)
         strata = self._strata(pool, ids, 2)
@@ -299,9 +277,7 @@ class _Splitter:
         spread = defaultdict(set)
         for stratum, group in zip(strata, groups, strict=True):
             spread[stratum].add(group)
-        if small := [
-            f"{s!r} ({len(g)})" for s, g in sorted(spread.items()) if len(g) < least and self.stratify_by
-        ]:
+        if small := [f"{s!r} ({len(g)})" for s, g in sorted(spread.items()) if len(g) < least and self.stratify_by]:
             raise UserError(
                 f"splits.stratify_by {self.stratify_by}: found strata with fewer than {least} groups of "
                 f"cases: {_some(small)}; lower splits.n_splits, stratify by less, or merge strata"
@@ -312,20 +288,15 @@ class _Splitter:
 
     def _check_columns(self, option: str, columns: list[str]) -> None:
         for column in columns:
-            lacking = [
-                c for c in self._labelled(TRAINING, VALIDATION) if self._value(c, column, "") in UNLABELLED
-            ]
+            lacking = [c for c in self._labelled(TRAINING, VALIDATION) if self._value(c, column, "") in UNLABELLED]
             if not lacking:
                 continue
             some = next(iter(self.cases.values()))
             available = sorted({"participant_id", "session_id", *some.columns, *self.rows[some.case]})
             if column not in available:
-                raise UserError(
-                    f"splits.{option}: found {column!r}, wanted columns among {', '.join(available)}"
-                )
+                raise UserError(f"splits.{option}: found {column!r}, wanted columns among {', '.join(available)}")
             raise UserError(
-                f"splits.{option}: column {column!r} is empty for {_some([c.case for c in lacking])}; fill "
-                "it in"
+                f"splits.{option}: column {column!r} is empty for {_some([c.case for c in lacking])}; fill it in"
             )
 
     def _value(self, case: Case, column: str, default: str | None = None) -> str:
@@ -335,9 +306,7 @@ class _Splitter:
             return str(case.label)
         value = case.columns.get(column) or self.rows[case.case].get(column) or default
         if value is None:
-            raise UserError(
-                f"table of cases: found no {column!r} of case {case.case}; check the dataset again"
-            )
+            raise UserError(f"table of cases: found no {column!r} of case {case.case}; check the dataset again")
         return value
 
     def _labelled(self, *subsets: str) -> list[Case]:
@@ -347,13 +316,9 @@ class _Splitter:
 
     def _check(self, splits: list[Split], groups: Split) -> None:
         """Every side has cases, and no two sides that must be strangers share anybody."""
-        problems = [
-            f"test group {name!r}: found no cases, wanted some" for name, g in groups.items() if not g
-        ]
+        problems = [f"test group {name!r}: found no cases, wanted some" for name, g in groups.items() if not g]
         for k, split in enumerate(splits):
-            problems += [
-                f"split {k}: {side}: found no cases, wanted some" for side, s in split.items() if not s
-            ]
+            problems += [f"split {k}: {side}: found no cases, wanted some" for side, s in split.items() if not s]
             tests = {f"test group {name!r}": members for name, members in groups.items()}
             sides = {**split, **tests}
             for a, b in [("train", "validation"), *((side, test) for side in split for test in tests)]:
@@ -365,12 +330,8 @@ class _Splitter:
         for column in ("participant_id", *self.group_by, CONTENT):
             shared = self._values(left, column).keys() & (values := self._values(right, column)).keys()
             if shared:
-                people = sorted(
-                    {p for value in shared for p in (values[value] | self._values(left, column)[value])}
-                )
-                reason = {"participant_id": "", CONTENT: " (identical images)"}.get(
-                    column, f" (same {column})"
-                )
+                people = sorted({p for value in shared for p in (values[value] | self._values(left, column)[value])})
+                reason = {"participant_id": "", CONTENT: " (identical images)"}.get(column, f" (same {column})")
                 yield f"{a} and {b} share participants {_some(people)}{reason}, wanted each on one side"
 
     def _values(self, names: list[str], column: str) -> dict[str, set[str]]:

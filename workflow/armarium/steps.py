@@ -66,10 +66,15 @@ def split_data(archive: str) -> None:
 
     spec, root = read_effective(archive, "data")["dataset"], data_root_of(archive)
     part = read_effective(archive, "split")
-    inputs = [layout.cases_tsv(archive), *(layout.effective(archive, p) for p in ("data", "split", "evaluate", "files"))]
+    inputs = [
+        layout.cases_tsv(archive),
+        *(layout.effective(archive, p) for p in ("data", "split", "evaluate", "files")),
+    ]
     with step(archive, "split_data", "split_data", inputs, [layout.splits_json(archive)], part["splits"]):
         rows = read_cases_table(layout.cases_tsv(archive))
-        splits = make_splits(read_dataset(spec, root), rows, part["splits"], {"groups": _groups(archive)}, part["given"], root)
+        splits = make_splits(
+            read_dataset(spec, root), rows, part["splits"], {"groups": _groups(archive)}, part["given"], root
+        )
         write_json(layout.splits_json(archive), {"fingerprint": fingerprint_on_disk(archive, "splits"), **splits})
 
 
@@ -79,8 +84,13 @@ def write_datalist(archive: str, split: str) -> None:
 
     inputs = [layout.splits_json(archive), layout.dataset_json(archive)]
     with step(archive, f"write_datalist_{split}", "write_datalist", inputs, [layout.datalist(archive, split)]):
-        facts = {k: v for k, v in read_json(layout.dataset_json(archive)).items() if k not in ("list", "cases", "digest")}
-        write_json(layout.datalist(archive, split), datalist_of_split(read_json(layout.splits_json(archive)), int(split), facts))
+        facts = {
+            k: v for k, v in read_json(layout.dataset_json(archive)).items() if k not in ("list", "cases", "digest")
+        }
+        write_json(
+            layout.datalist(archive, split),
+            datalist_of_split(read_json(layout.splits_json(archive)), int(split), facts),
+        )
 
 
 def cases_of(archive: str, names: list[str]) -> list[dict]:
@@ -188,7 +198,14 @@ def test_split(archive: str, group: str, split: str, device: str, cache_dir: str
         settings = read_effective(archive, "train")
         cases = cases_of(archive, read_json(layout.splits_json(archive))["groups"][group])
         members = evaluate_checkpoints(
-            settings, run_zip, read_effective(archive, "evaluate")["checkpoints"], cases, class_names(archive), data_root_of(archive), cache_dir, device
+            settings,
+            run_zip,
+            read_effective(archive, "evaluate")["checkpoints"],
+            cases,
+            class_names(archive),
+            data_root_of(archive),
+            cache_dir,
+            device,
         )
         _write_evaluation(archive, output, members, fingerprint_on_disk(archive, "evaluation", group, split))
 
@@ -241,12 +258,19 @@ def evaluate_published(archive: str, device: str, cache_dir: str) -> None:
 def export_split(archive: str, split: str, checkpoints: list[str]) -> None:
     """Export the selected checkpoints of a split as TorchScript."""
     run_zip, output = layout.run_zip(archive, split), layout.exports_zip(archive, split)
-    inputs = [run_zip, *(layout.effective(archive, p) for p in ("train", "export", "publish")), layout.dataset_json(archive)]
+    inputs = [
+        run_zip,
+        *(layout.effective(archive, p) for p in ("train", "export", "publish")),
+        layout.dataset_json(archive),
+    ]
     with step(archive, f"export_split-{split}", "export_split", inputs, [output]):
         from .bundle import inference_config, metadata
         from .export import export_split as export
 
-        extra = {"metadata.json": json.dumps(metadata(archive)), "inference.json": json.dumps(inference_config(archive))}
+        extra = {
+            "metadata.json": json.dumps(metadata(archive)),
+            "inference.json": json.dumps(inference_config(archive)),
+        }
         tolerance = read_effective(archive, "export")["tolerance"]
         wanted = fingerprint_on_disk(archive, "export", split)
         export(read_effective(archive, "train"), run_zip, checkpoints, tolerance, extra, output, wanted)
@@ -302,7 +326,9 @@ def copy_workflow(archive: str) -> None:
 
     source = Path(__file__).resolve().parents[1] / "Snakefile"
     with step(archive, "copy_workflow", "copy_workflow", [], [layout.workflow_copy(archive)]):
-        text = re.sub(r'^include: "(.+)"$', lambda m: (source.parent / m[1]).read_text().rstrip(), source.read_text(), flags=re.M)
+        text = re.sub(
+            r'^include: "(.+)"$', lambda m: (source.parent / m[1]).read_text().rstrip(), source.read_text(), flags=re.M
+        )
         write_bytes(layout.workflow_copy(archive), text.encode())
 
 

@@ -22,7 +22,9 @@ def summary(archive: str) -> str:
         If there is no complete archive.
     """
     if not Path(layout.manifest(archive)).is_file():
-        raise UserError(f"{archive}: no complete archive (no manifest); build it with: snakemake --cores all {layout.manifest(archive)}")
+        raise UserError(
+            f"{archive}: no complete archive (no manifest); build it with: snakemake --cores all {layout.manifest(archive)}"
+        )
     splits = sorted(int(p.name.partition("-")[2]) for p in Path(archive, "training").glob("split-*"))
     part = read_effective(archive, "evaluate")
     rows = [row for c in part["checkpoints"] for row in _rows(archive, c, list(part["groups"]), splits)]
@@ -55,7 +57,9 @@ def _trained(archive: str, splits: list[int]) -> str:
 def _rows(archive: str, checkpoint: str, groups: list[str], splits: list[int]) -> list[dict[str, str]]:
     sets = {"validation": [layout.checkpoint_tables(layout.checkpoint_dir(archive, k, checkpoint))[0] for k in splits]}
     for group in groups:
-        sets[f"test {group}"] = [layout.result_tables(layout.result_dir(archive, group, k, checkpoint))[0] for k in splits]
+        sets[f"test {group}"] = [
+            layout.result_tables(layout.result_dir(archive, group, k, checkpoint))[0] for k in splits
+        ]
     return [{"checkpoint": checkpoint, "cases": name, **_over_splits(paths)} for name, paths in sets.items()]
 
 

@@ -29,7 +29,14 @@ def evaluation_tables(evaluation: Evaluation) -> dict[str, str]:
 
 
 def evaluate_checkpoints(
-    settings: dict, run_zip: str, checkpoints: Sequence[str], cases: list[dict], class_names: dict[int, str], data_root: str, cache_dir: str, device: str
+    settings: dict,
+    run_zip: str,
+    checkpoints: Sequence[str],
+    cases: list[dict],
+    class_names: dict[int, str],
+    data_root: str,
+    cache_dir: str,
+    device: str,
 ) -> dict[str, str]:
     """Tables of every checkpoint; those that are one epoch are scored once.
 
@@ -56,7 +63,14 @@ def evaluate_checkpoints(
 
 
 def evaluate_torchscript(
-    settings: dict, path: str, cases: list[dict], class_names: dict[int, str], data_root: str, cache_dir: str, device: str, keep_predictions: bool
+    settings: dict,
+    path: str,
+    cases: list[dict],
+    class_names: dict[int, str],
+    data_root: str,
+    cache_dir: str,
+    device: str,
+    keep_predictions: bool,
 ) -> dict[str, str | bytes]:
     """Tables of a TorchScript model, and its predictions.
 

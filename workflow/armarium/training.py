@@ -53,7 +53,9 @@ def choose_device(wanted: str) -> torch.device:
         If a GPU is insisted on and there is none.
     """
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is cuda, but torch sees no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES, or set device: auto")
+        raise UserError(
+            "device is cuda, but torch sees no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES, or set device: auto"
+        )
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -171,8 +173,25 @@ class SplitTraining:
         Holds the resume state.
     """
 
-    def __init__(self, settings: dict, split: str, train: list[dict], validation: list[dict], class_names: dict[int, str], data_root: str, cache_dir: str, device: torch.device, workspace: Workspace):
-        self.settings, self.split, self.validation, self.device, self.workspace = settings, split, validation, device, workspace
+    def __init__(
+        self,
+        settings: dict,
+        split: str,
+        train: list[dict],
+        validation: list[dict],
+        class_names: dict[int, str],
+        data_root: str,
+        cache_dir: str,
+        device: torch.device,
+        workspace: Workspace,
+    ):
+        self.settings, self.split, self.validation, self.device, self.workspace = (
+            settings,
+            split,
+            validation,
+            device,
+            workspace,
+        )
         self.seed = (settings["seed"], split)
         self.amp = settings["amp"] and device.type == "cuda"
         self.progress = Progress()
@@ -203,7 +222,9 @@ class SplitTraining:
         self.network = build_network(settings).to(self.device)
         self.loss = build("loss", settings["loss"], allow).to(self.device)
         known = {"iterations": len(self.loader) * settings["epochs"], "steps_per_epoch": len(self.loader)}
-        self.optimizer = build("optimizer", substitute_runtime(settings["optimizer"], known), allow, self.network.parameters())
+        self.optimizer = build(
+            "optimizer", substitute_runtime(settings["optimizer"], known), allow, self.network.parameters()
+        )
         schedule = substitute_runtime(settings["lr_scheduler"], known)
         self.schedule = build_lr_scheduler(schedule, self.optimizer, allow) if schedule else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp)
@@ -277,7 +298,9 @@ class SplitTraining:
         return (engine.state.iteration - 1) % len(self.loader)
 
     def _log_rate(self, engine) -> None:
-        self.progress.rates.append([engine.state.epoch, self._batch_of(engine), *(g["lr"] for g in self.optimizer.param_groups)])
+        self.progress.rates.append(
+            [engine.state.epoch, self._batch_of(engine), *(g["lr"] for g in self.optimizer.param_groups)]
+        )
 
     def _start_epoch(self, engine) -> None:
         epoch = self.cases.epoch = engine.state.epoch
@@ -307,7 +330,11 @@ class SplitTraining:
             self.workspace.drop_checkpoints_but(self.progress.epochs_to_keep(self.settings["keep_epochs"]))
 
     def _validated(self, epoch: int) -> bool:
-        return epoch % self.settings["validation_interval"] == 0 or epoch == self.settings["epochs"] or epoch in self.settings["keep_epochs"]
+        return (
+            epoch % self.settings["validation_interval"] == 0
+            or epoch == self.settings["epochs"]
+            or epoch in self.settings["keep_epochs"]
+        )
 
     def _last(self, epoch: int) -> bool:
         return epoch >= self.settings["epochs"] or self.progress.stopped_early
@@ -319,7 +346,9 @@ class SplitTraining:
     def _log_time(self, epoch: int, trained: float) -> None:
         total = time.perf_counter() - self.epoch_started
         memory = torch.cuda.max_memory_allocated() / 2**20 if self.device.type == "cuda" else 0.0
-        self.progress.timing.append([epoch, time.time(), trained, total - trained, len(self.cases) / trained, peak_memory_mib(), memory])
+        self.progress.timing.append(
+            [epoch, time.time(), trained, total - trained, len(self.cases) / trained, peak_memory_mib(), memory]
+        )
 
     # ---- validation and what follows from it
 
@@ -377,7 +406,10 @@ class SplitTraining:
             Everything measured; the selectable weights lie in the workspace.
         """
         done = self.resume()
-        with EpochProgress(self.split, self.settings["epochs"], self.workspace.events, done) as self.display, _collected_warnings(self.progress.warnings):
+        with (
+            EpochProgress(self.split, self.settings["epochs"], self.workspace.events, done) as self.display,
+            _collected_warnings(self.progress.warnings),
+        ):
             if not self._last(done):
                 self._engine(done).run()
         return self.progress

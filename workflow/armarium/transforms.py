@@ -15,6 +15,7 @@ from monai.utils.enums import TraceKeys
 from .components import build
 from .errors import UserError
 
+
 def build_transforms(components: list[dict], allow: Iterable[str] = ()) -> list:
     """The transforms of a section, in order."""
     return [build("transform", c, allow) for c in components]

@@ -11,7 +11,9 @@ from .run import member_of_checkpoint, zip_member
 
 def load_weights(run_zip: str, epoch: int) -> dict[str, torch.Tensor]:
     """The weights of an epoch, keyed ``network.…`` as MAPS has them."""
-    return torch.load(io.BytesIO(zip_member(run_zip, member_of_checkpoint(epoch))), weights_only=True, map_location="cpu")
+    return torch.load(
+        io.BytesIO(zip_member(run_zip, member_of_checkpoint(epoch))), weights_only=True, map_location="cpu"
+    )
 
 
 def plain_weights(run_zip: str, epoch: int) -> dict[str, torch.Tensor]:

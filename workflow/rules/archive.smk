@@ -9,14 +9,14 @@ for what, path in ROOT_CONFIGS.items():
             source("train"),
         output:
             path,
-        params:
-            what=what,
         log:
             layout.log("{archive}", f"write_{what}"),
         conda:
             "../../envs/data.yaml"
+        params:
+            what=what,
         shell:
-            "python -m armarium --log {log:q} write {params.what} {wildcards.archive:q} --inputs \"{input:q}\""
+            'python -m armarium --log {log:q} write {params.what} {wildcards.archive:q} --inputs "{input:q}"'
 
 
 rule record_environment:
@@ -43,7 +43,7 @@ rule write_summary:
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write summary {wildcards.archive:q} --inputs \"{input:q}\""
+        'python -m armarium --log {log:q} write summary {wildcards.archive:q} --inputs "{input:q}"'
 
 
 rule write_command:
@@ -52,14 +52,14 @@ rule write_command:
         layout.dataset_json("{archive}"),
     output:
         layout.command("{archive}", "{command}"),
-    wildcard_constraints:
-        command="|".join(layout.COMMANDS),
     log:
         layout.log("{archive}", "write_command_{command}"),
+    wildcard_constraints:
+        command="|".join(layout.COMMANDS),
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write command {wildcards.archive:q} {wildcards.command} --inputs \"{input:q}\""
+        'python -m armarium --log {log:q} write command {wildcards.archive:q} {wildcards.command} --inputs "{input:q}"'
 
 
 rule write_log_config:
@@ -70,7 +70,7 @@ rule write_log_config:
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write log-config {wildcards.archive:q} --inputs \"{input:q}\""
+        'python -m armarium --log {log:q} write log-config {wildcards.archive:q} --inputs "{input:q}"'
 
 
 rule write_doc:
@@ -84,14 +84,14 @@ rule write_doc:
         layout.splits_json("{archive}"),
     output:
         layout.doc("{archive}", "{doc}"),
-    wildcard_constraints:
-        doc="|".join(layout.DOCS),
     log:
         layout.log("{archive}", "write_doc_{doc}"),
+    wildcard_constraints:
+        doc="|".join(layout.DOCS),
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write doc {wildcards.archive:q} {wildcards.doc} --inputs \"{input:q}\""
+        'python -m armarium --log {log:q} write doc {wildcards.archive:q} {wildcards.doc} --inputs "{input:q}"'
 
 
 rule write_licence:
@@ -105,7 +105,7 @@ rule write_licence:
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write licence {wildcards.archive:q} --inputs \"{input:q}\""
+        'python -m armarium --log {log:q} write licence {wildcards.archive:q} --inputs "{input:q}"'
 
 
 rule write_bundle_config:
@@ -116,14 +116,14 @@ rule write_bundle_config:
         layout.dataset_json("{archive}"),
     output:
         layout.bundle_config("{archive}", "{name}"),
-    wildcard_constraints:
-        name="|".join(layout.BUNDLE_CONFIGS),
     log:
         layout.log("{archive}", "write_bundle_config_{name}"),
+    wildcard_constraints:
+        name="|".join(layout.BUNDLE_CONFIGS),
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write bundle-config {wildcards.archive:q} {wildcards.name} --inputs \"{input:q}\""
+        'python -m armarium --log {log:q} write bundle-config {wildcards.archive:q} {wildcards.name} --inputs "{input:q}"'
 
 
 rule copy_workflow:
@@ -144,13 +144,13 @@ rule write_manifest:
         missing_artifacts,
     output:
         layout.manifest("{archive}"),
-    params:
-        cache=CACHE_DIR,
-    message:
-        "{wildcards.archive}: writing the manifest"
     log:
         layout.log("{archive}", "write_manifest"),
     conda:
         "../../envs/data.yaml"
+    params:
+        cache=CACHE_DIR,
+    message:
+        "{wildcards.archive}: writing the manifest"
     shell:
         "python -m armarium --log {log:q} write-manifest {wildcards.archive:q} --cache {params.cache:q}"

@@ -138,7 +138,11 @@ def unless_current(product, kind, others, which=()):
         if held == wanted:
             return []
         needed = others(wildcards)
-        return needed if held is None else [*needed, stamp(wildcards.archive, f"{kind} {'-'.join(values[w] for w in which)}", path)]
+        return (
+            needed
+            if held is None
+            else [*needed, stamp(wildcards.archive, f"{kind} {'-'.join(values[w] for w in which)}", path)]
+        )
 
     return of
 
@@ -151,8 +155,6 @@ def fingerprint_in(path):
         return json_module.loads(Path(path).read_text())["fingerprint"]
     except (OSError, ValueError, KeyError):
         return None
-
-
 
 
 def splits_of(archive):

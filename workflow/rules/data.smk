@@ -9,14 +9,14 @@ for folder, (spec, files) in SYNTHESIZED.items():
         output:
             listed=files[0],
             volumes=files[1:],
-        params:
-            spec=json_module.dumps(spec, sort_keys=True),
-        message:
-            "making the dataset {output.listed}"
         log:
             layout.log(folder, "synthesize"),
         conda:
             "../../envs/data.yaml"
+        params:
+            spec=json_module.dumps(spec, sort_keys=True),
+        message:
+            "making the dataset {output.listed}"
         shell:
             "python -m armarium --log {log:q} synthesize {output.listed:q} {params.spec:q}"
 
@@ -30,16 +30,16 @@ rule check_data:
     output:
         layout.cases_tsv("{archive}"),
         layout.dataset_json("{archive}"),
+    log:
+        layout.log("{archive}", "check_data"),
+    conda:
+        "../../envs/data.yaml"
     threads: 2
     resources:
         mem_mb=2000,
         runtime=60,
     message:
         "{wildcards.archive}: checking every case of the dataset"
-    log:
-        layout.log("{archive}", "check_data"),
-    conda:
-        "../../envs/data.yaml"
     shell:
         "python -m armarium --log {log:q} check-data {wildcards.archive:q} --workers {threads}"
 
@@ -53,15 +53,15 @@ checkpoint split_data:
         ),
     output:
         layout.splits_json("{archive}"),
+    log:
+        layout.log("{archive}", "split_data"),
+    conda:
+        "../../envs/data.yaml"
     resources:
         mem_mb=2000,
         runtime=20,
     message:
         "{wildcards.archive}: drawing the splits"
-    log:
-        layout.log("{archive}", "split_data"),
-    conda:
-        "../../envs/data.yaml"
     shell:
         "python -m armarium --log {log:q} split-data {wildcards.archive:q}"
 
@@ -90,7 +90,7 @@ rule write_training_data:
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write training-data {wildcards.archive:q} --inputs \"{input:q}\""
+        'python -m armarium --log {log:q} write training-data {wildcards.archive:q} --inputs "{input:q}"'
 
 
 rule write_side_data:
@@ -104,7 +104,7 @@ rule write_side_data:
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write side-data {wildcards.archive:q} {wildcards.side} {wildcards.split} --inputs \"{input:q}\""
+        'python -m armarium --log {log:q} write side-data {wildcards.archive:q} {wildcards.side} {wildcards.split} --inputs "{input:q}"'
 
 
 rule write_group_data:
@@ -118,4 +118,4 @@ rule write_group_data:
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write group-data {wildcards.archive:q} {wildcards.group} --inputs \"{input:q}\""
+        'python -m armarium --log {log:q} write group-data {wildcards.archive:q} {wildcards.group} --inputs "{input:q}"'

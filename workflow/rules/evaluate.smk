@@ -12,20 +12,20 @@ rule test_split:
         ),
     output:
         layout.evaluation_zip("{archive}", "{group}", "{split}"),
-    params:
-        device=DEVICE,
-        cache=CACHE_DIR,
+    log:
+        layout.log("{archive}", "test_split_{group}_{split}"),
+    conda:
+        "../../envs/torch.yaml"
     threads: lambda wildcards: configured(wildcards.archive).settings["threads"]
     resources:
         gpu=1,
         mem_mb=8000,
         runtime=240,
+    params:
+        device=DEVICE,
+        cache=CACHE_DIR,
     message:
         "{wildcards.archive}: testing split {wildcards.split} on group {wildcards.group}"
-    log:
-        layout.log("{archive}", "test_split_{group}_{split}"),
-    conda:
-        "../../envs/torch.yaml"
     shell:
         "python -m armarium --log {log:q} test {wildcards.archive:q} {wildcards.group} {wildcards.split} --device {params.device} --cache {params.cache:q}"
 
@@ -51,20 +51,20 @@ rule evaluate_published:
         unless_current(lambda archive: layout.eval_zip(archive), "published evaluation", published_needs),
     output:
         layout.eval_zip("{archive}"),
-    params:
-        device=DEVICE,
-        cache=CACHE_DIR,
+    log:
+        layout.log("{archive}", "evaluate_published"),
+    conda:
+        "../../envs/torch.yaml"
     threads: lambda wildcards: configured(wildcards.archive).settings["threads"]
     resources:
         gpu=1,
         mem_mb=8000,
         runtime=240,
+    params:
+        device=DEVICE,
+        cache=CACHE_DIR,
     message:
         "{wildcards.archive}: scoring the published model"
-    log:
-        layout.log("{archive}", "evaluate_published"),
-    conda:
-        "../../envs/torch.yaml"
     shell:
         "python -m armarium --log {log:q} evaluate-published {wildcards.archive:q} --device {params.device} --cache {params.cache:q}"
 
@@ -79,7 +79,7 @@ rule write_eval_metrics:
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write eval-metrics {wildcards.archive:q} --inputs \"{input:q}\""
+        'python -m armarium --log {log:q} write eval-metrics {wildcards.archive:q} --inputs "{input:q}"'
 
 
 rule write_eval_dice:
@@ -93,7 +93,7 @@ rule write_eval_dice:
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} write eval-dice-tables {wildcards.archive:q} --inputs \"{input:q}\""
+        'python -m armarium --log {log:q} write eval-dice-tables {wildcards.archive:q} --inputs "{input:q}"'
 
 
 rule extract_segmentation:

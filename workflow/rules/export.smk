@@ -12,18 +12,18 @@ rule export_split:
         ),
     output:
         layout.exports_zip("{archive}", "{split}"),
-    params:
-        checkpoints=lambda wildcards: " ".join(exported(wildcards.archive)),
-    threads: lambda wildcards: configured(wildcards.archive).settings["threads"]
-    resources:
-        mem_mb=4000,
-        runtime=60,
-    message:
-        "{wildcards.archive}: exporting split {wildcards.split} to TorchScript"
     log:
         layout.log("{archive}", "export_split_{split}"),
     conda:
         "../../envs/torch.yaml"
+    threads: lambda wildcards: configured(wildcards.archive).settings["threads"]
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        checkpoints=lambda wildcards: " ".join(exported(wildcards.archive)),
+    message:
+        "{wildcards.archive}: exporting split {wildcards.split} to TorchScript"
     shell:
         "python -m armarium --log {log:q} export {wildcards.archive:q} {wildcards.split} {params.checkpoints}"
 
@@ -33,12 +33,12 @@ rule extract_torchscript:
         layout.exports_zip("{archive}", "{split}"),
     output:
         layout.checkpoint_ts(layout.checkpoint_kind_dir("{archive}", "{split}", "{kind}")),
-    params:
-        member=lambda wildcards: f"{wildcards.kind.rpartition('/')[2]}.ts",
     log:
         layout.log("{archive}", "extract_torchscript_{split}_{kind}"),
     conda:
         "../../envs/data.yaml"
+    params:
+        member=lambda wildcards: f"{wildcards.kind.rpartition('/')[2]}.ts",
     shell:
         "python -m armarium --log {log:q} extract {wildcards.archive:q} {input:q} {params.member} {output:q} --rule extract_torchscript"
 
@@ -49,12 +49,12 @@ rule publish_torchscript:
         publish=source("publish"),
     output:
         layout.published_ts("{archive}"),
-    params:
-        member=lambda wildcards: f"{configured(wildcards.archive).published_checkpoint}.ts",
     log:
         layout.log("{archive}", "publish_torchscript"),
     conda:
         "../../envs/data.yaml"
+    params:
+        member=lambda wildcards: f"{configured(wildcards.archive).published_checkpoint}.ts",
     shell:
         "python -m armarium --log {log:q} extract {wildcards.archive:q} {input.source:q} {params.member} {output:q} --rule publish_torchscript"
 

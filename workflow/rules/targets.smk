@@ -11,7 +11,10 @@ def synthesized():
         if spec:
             folder = os.path.join(config["data_root"], os.path.dirname(section["dataset"]["list"]))
             spec = {**spec, "task": section["dataset"]["task"]}
-            found[os.path.normpath(folder)] = (spec, [os.path.normpath(f"{folder}/{f}") for f in synthesized_files(spec)])
+            found[os.path.normpath(folder)] = (
+                spec,
+                [os.path.normpath(f"{folder}/{f}") for f in synthesized_files(spec)],
+            )
     return found
 
 

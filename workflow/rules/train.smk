@@ -8,15 +8,15 @@ rule check_recipe:
     output:
         layout.architecture_log("{archive}"),
         layout.nn_summary("{archive}"),
+    log:
+        layout.log("{archive}", "check_recipe"),
+    conda:
+        "../../envs/torch.yaml"
     resources:
         mem_mb=2000,
         runtime=20,
     message:
         "{wildcards.archive}: building every component of the recipe once"
-    log:
-        layout.log("{archive}", "check_recipe"),
-    conda:
-        "../../envs/torch.yaml"
     shell:
         "python -m armarium --log {log:q} check-recipe {wildcards.archive:q}"
 
@@ -31,20 +31,20 @@ rule train_split:
         ),
     output:
         layout.run_zip("{archive}", "{split}"),
-    params:
-        device=DEVICE,
-        cache=CACHE_DIR,
+    log:
+        layout.log("{archive}", "train_split_{split}"),
+    conda:
+        "../../envs/torch.yaml"
     threads: lambda wildcards: configured(wildcards.archive).settings["threads"]
     resources:
         gpu=1,
         mem_mb=8000,
         runtime=1440,
+    params:
+        device=DEVICE,
+        cache=CACHE_DIR,
     message:
         "{wildcards.archive}: training split {wildcards.split}"
-    log:
-        layout.log("{archive}", "train_split_{split}"),
-    conda:
-        "../../envs/torch.yaml"
     shell:
         "python -m armarium --log {log:q} train {wildcards.archive:q} {wildcards.split} --device {params.device} --cache {params.cache:q}"
 

@@ -29,7 +29,9 @@ def program() -> None:
     arguments = parser("export")
     arguments.add_argument("--model_path", required=True)
     arguments.add_argument("--output_path", required=True)
-    arguments.add_argument("--input_shape", help="recorded for readers; the comparison with eager uses a prepared image")
+    arguments.add_argument(
+        "--input_shape", help="recorded for readers; the comparison with eager uses a prepared image"
+    )
     given = arguments.parse_args()
     check_paths(given.mmar_root, given.model_path, given.output_path)
     make(given, [layout.published_ts(given.mmar_root)])
