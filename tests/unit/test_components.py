@@ -140,10 +140,10 @@ def test_a_name_goes_before_a_path():
         ("model", component("UNet", spatial_dims=2, in_channels=1, out_channels=2, channels=[2], strides=[])),
         ("model", component("UNet", spatial_dims=2, in_channels=-1, out_channels=2, channels=[2, 4], strides=[2])),
         ("model", component("UNet", spatial_dims="two", in_channels=1, out_channels=2, channels=[2, 4], strides=[2])),
-        ("transform", component("SpatialPadd", keys="image", spatial_size=[4], mode=3)),
+        ("transform", component("SpatialPadd", keys="image")),
         ("transform", component("RandFlipd", prob=0.5)),
-        ("inferer", component("SlidingWindowInferer", roi_size=[4], overlap=2.0)),
-        ("metric", component("MeanDice", reduction="nonsense")),
+        ("inferer", component("SlidingWindowInferer", roi=[4])),
+        ("metric", component("ROCAUC", average="all")),
     ],
 )
 def test_arguments_that_do_not_fit_are_told_with_the_component(kind, described):

@@ -18,6 +18,7 @@ import numpy
 import torch
 from monai.data import set_track_meta
 from monai.engines import SupervisedEvaluator
+from monai.handlers import IgniteMetricHandler
 from monai.metrics import CumulativeIterationMetric
 from monai.networks.utils import eval_mode, one_hot
 
@@ -53,7 +54,8 @@ class Score:
     def __init__(self, component: dict, allow: Sequence[str]):
         self.label = component["label"]
         self.handler = build("metric", component, allow, output_transform=_pass_through)
-        self.function = getattr(self.handler, "metric_fn", None)
+        # Not getattr with a default: ignite's metrics answer to any attribute's name.
+        self.function = self.handler.metric_fn if isinstance(self.handler, IgniteMetricHandler) else None
         self.per_case = isinstance(self.function, CumulativeIterationMetric)
         self.per_case &= type(self.function).__name__ not in SET_METRICS
         self.in_mm = type(self.function).__name__ in ("HausdorffDistanceMetric", "SurfaceDistanceMetric")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
@@ -100,11 +101,20 @@ class GridInverter:
         return inverted.as_tensor()
 
 
+@contextmanager
+def components_at_work(where: str) -> Iterator[None]:
+    """Whatever the recipe's components raise, told as the user's to mend; ``where`` says on what."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{where} failed: {type(error).__name__}: {error}") from error
+
+
 def apply_all(transforms: list, item: dict, where: str) -> dict:
     """Apply transforms in order; an error names the transform and the case."""
     for transform in transforms:
-        try:
+        with components_at_work(f"{where}: transform {type(transform).__name__}"):
             item = transform(item)
-        except (ValueError, TypeError, KeyError, RuntimeError, IndexError) as error:
-            raise UserError(f"{where}: transform {type(transform).__name__} failed: {error}") from error
     return item
