@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 # The version that was tested; any newer torch that suits your GPU does too: make demo TORCH=torch
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test lint hippocampus hippocampus-seeds adrenal-seeds clean
+.PHONY: demo test lint hippocampus adrenal clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Armarium needs Python 3.11 or newer; say which: make demo PYTHON=python3.11")'
@@ -30,6 +30,17 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+
+# The figures of the README on real data: make hippocampus DATA=folder with Task04_Hippocampus
+SEEDS ?= 0 1 2
+
+hippocampus adrenal: $(READY)
+	@test -n "$(DATA)" || { echo "say where the dataset is: make $@ DATA=DIR"; exit 1; }
+	for seed in $(SEEDS); do \
+		$(BIN)/snakemake --cores $(CORES) --quiet rules host --configfile config/$@.yaml \
+			--config data_root=$(DATA) archives_dir=archives/seed-$$seed set="{seed: $$seed}" $(CONFIG) || exit 1; \
+		$(BIN)/python -m armarium summary archives/seed-$$seed/$@; \
+	done
 
 clean:
 	rm -rf $(VENV) .cache .snakemake logs

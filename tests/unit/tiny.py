@@ -91,6 +91,26 @@ def squares(root: Path, count: int, shape: tuple[int, ...] = (16, 16), prefix: s
     return made
 
 
+# ---- training
+
+
+def training_of(
+    data: tuple, archive: Path, given: dict, split: str = "0", fingerprint: str = "f", train: list | None = None
+):
+    """A training of ``given`` settings on ``data``: a folder, training cases and validation cases."""
+    import torch
+    from armarium.run import Workspace
+    from armarium.training import SplitTraining, make_deterministic
+
+    root, cases, validation = data
+    make_deterministic(given)
+    workspace = Workspace(str(archive), split, fingerprint)
+    train = cases if train is None else train
+    return SplitTraining(
+        given, split, train, validation, CLASSES, str(root), str(root / "cache"), torch.device("cpu"), workspace
+    )
+
+
 # ---- configuration
 
 

@@ -81,3 +81,19 @@ def test_moving_the_data_retrains_nothing(copy, split):
     config["data_root"] = "moved"
     copy.configure(config)
     assert TRAINS not in copy.planned(f"archives/micro/training/split-{split}/run.zip")
+
+
+@pytest.mark.parametrize("key", ["device", "cache_dir", "gpus"])
+def test_where_and_how_jobs_run_reruns_nothing(copy, key):
+    config = micro_config()
+    config[key] = {"device": "cpu", "cache_dir": "other", "gpus": 1}[key]
+    copy.configure(config)
+    assert copy.planned() == {}
+
+
+@pytest.mark.parametrize("change", [{"num_workers": 1}, {"save_interval": 3}])
+def test_how_a_training_is_carried_out_does_not_retrain(copy, change):
+    config = micro_config()
+    config["archives"]["micro"]["set"].update(change)
+    copy.configure(config)
+    assert TRAINS not in copy.planned()

@@ -12,7 +12,7 @@ from typing import Any
 from . import bundle_parts as parts
 from . import layout
 from .bundle_metadata import metadata
-from .configure import read_effective
+from .configure import read_effective, training_settings_of
 from .errors import UserError
 from .files import json_text, write_text
 
@@ -187,7 +187,7 @@ def train_config(archive: str) -> dict:
     The archive's weights come from this workflow, which seeds every epoch and keeps every file's grid;
     this is the same recipe, not the same bytes. Its best weights go to eval/, beside nothing published.
     """
-    settings = read_effective(archive, "train")
+    settings = training_settings_of(archive)
     common = parts.common(archive, "training", settings["task"] == "segmentation")
     train_data, schedule, optimizer = common.pop("data"), settings["lr_scheduler"], settings["optimizer"]
     optimizer = {**optimizer, "args": _runtime(optimizer["args"])}

@@ -36,8 +36,12 @@ WRITERS = {
 
 archive = click.argument("archive", type=click.Path(file_okay=False))
 split = click.argument("split")
-device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-cache = click.option("--cache", type=click.Path(), default=".cache/armarium", show_default=True)
+device = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", envvar="ARMARIUM_DEVICE", show_default=True
+)
+cache = click.option(
+    "--cache", type=click.Path(), default=".cache/armarium", envvar="ARMARIUM_CACHE", show_default=True
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -28,7 +28,6 @@ class Globals:
     data_root: str | None = None
     changes: dict = field(default_factory=dict)
     cache_dir: str = ".cache/armarium"
-    device: str = "auto"
 
 
 @dataclass
@@ -48,12 +47,7 @@ class Configured:
 
     @property
     def split_numbers(self) -> list[int]:
-        splits = self.spec["splits"]
-        if splits["method"] == "kfold":
-            return list(range(splits["n_splits"]))
-        if splits["method"] == "file":
-            return list(range(len(given_sides(json.loads(self.effective["split"])["given"]))))
-        return [0]
+        return split_numbers(json.loads(self.effective["split"]))
 
     @property
     def task(self) -> str:
@@ -76,6 +70,13 @@ class Configured:
     def fingerprint(self, product: str, *which: str | int) -> str:
         """SHA-256 over all the configuration that a product depends on; see :func:`fingerprint`."""
         return fingerprint(self.effective, product, *which)
+
+
+def split_numbers(part: dict) -> list[int]:
+    """The splits' numbers; ``part`` is the effective configuration's ``split``."""
+    if part["splits"]["method"] == "kfold":
+        return list(range(part["splits"]["n_splits"]))
+    return list(range(len(given_sides(part["given"])))) if part["splits"]["method"] == "file" else [0]
 
 
 DEPENDS_ON = {
@@ -221,21 +222,34 @@ def _check_selection(spec: dict, settings: dict, archive: str) -> list[str]:
     return chosen
 
 
+CHECK_KEYS = ("affine_tolerance", "allow_empty_labels", "allow_duplicates", "allow_repeated_participants")
+"""What is checked of a dataset; what is learnt from it does not depend on these."""
+EXECUTION_KEYS = ("num_workers", "save_interval")
+"""How a training is carried out; its bytes do not depend on these."""
+
+
+def _takes_training_cases(group: dict) -> bool:
+    """Whether a test group is taken out of the cases that are split."""
+    return bool({"count", "fraction"} & group.keys()) or group.get("from") in ("training", "validation")
+
+
 def _effective(spec: dict, settings: dict, chosen: list[str], given_splits: dict | None) -> dict[str, dict]:
-    dataset = {k: v for k, v in spec["dataset"].items() if k not in ("description", "licence")}
-    drawn = {g: t for g, t in spec["test"]["groups"].items() if {"count", "fraction"} & t.keys()}
+    dataset = {k: v for k, v in spec["dataset"].items() if k not in (*CHECK_KEYS, "description", "licence")}
+    drawn = {g: t for g, t in spec["test"]["groups"].items() if _takes_training_cases(t)}
     other = {g: t for g, t in spec["test"]["groups"].items() if g not in drawn}
     if given_splits is not None and any(sides.get("test") for sides in given_sides(given_splits)):
         other["test"] = {"given": True}
     return {
         "data": {"dataset": dataset},
+        "check": {k: spec["dataset"][k] for k in CHECK_KEYS},
         "split": {"splits": spec["splits"], "drawn_groups": drawn, "given": given_splits},
         "train": {
-            **settings,
+            **{k: v for k, v in settings.items() if k not in EXECUTION_KEYS},
             "task": dataset["task"],
             "keep_epochs": sorted(spec["select"]["epochs"]),
             "allow": spec["allow"],
         },
+        "execution": {k: settings[k] for k in EXECUTION_KEYS},
         "evaluate": {"checkpoints": chosen, "groups": {**other, **drawn}, "predictions": spec["predictions"]},
         "export": spec["export"],
         "publish": {
@@ -360,11 +374,11 @@ def read_effective(archive: str, part: str) -> dict:
     return read_json(layout.effective(archive, part))
 
 
+def training_settings_of(archive: str) -> dict:
+    """The effective training configuration with how it is carried out."""
+    return {**read_effective(archive, "train"), **read_effective(archive, "execution")}
+
+
 def data_root_of(archive: str) -> str:
     """Folder of the dataset: DATA_ROOT of the archive's environment.json."""
     return read_json(layout.environment_json(archive))["DATA_ROOT"]
-
-
-def checked_config(raw: dict, source: str) -> dict:
-    """config.yaml checked and completed."""
-    return check(raw, "config", source)

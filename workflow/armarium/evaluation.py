@@ -25,7 +25,7 @@ from monai.networks.utils import eval_mode, one_hot
 from .cache import PreparedCases
 from .components import build
 from .errors import UserError
-from .transforms import GridInverter, apply_all, build_transforms
+from .transforms import GridInverter, apply_all, build_transforms, components_at_work
 
 IDS = ["participant_id", "session_id"]
 CLASS_SUMMARY = ["class", "name", "metric", "mean", "std", "median", "min", "max", "defined", "undefined"]
@@ -96,7 +96,8 @@ class Score:
 
     def of_set(self) -> float:
         """The metric over all cases taken in."""
-        value = self.function.aggregate() if self.function is not None else self.handler.compute()
+        with components_at_work(f"metric {self.label} over all cases"):
+            value = self.function.aggregate() if self.function is not None else self.handler.compute()
         value = value[0] if isinstance(value, (list, tuple)) else value
         return float(value.mean() if isinstance(value, torch.Tensor) else value)
 
@@ -258,7 +259,8 @@ class CaseScorer:
     def _score(self, network, case: dict, result: Evaluation, keep) -> None:
         item = self.prepared.get(case)
         image = item["image"][None].to(self.device, torch.float32)
-        with torch.no_grad():
+        on = f"case {case['case']}: network or loss on an image {list(image.shape)}"
+        with torch.no_grad(), components_at_work(on):
             output = self.inferer(image, network)
             output = output[0] if isinstance(output, (list, tuple)) else output
             loss = float(self.loss(output, item["label"][None].to(self.device)))
@@ -266,7 +268,8 @@ class CaseScorer:
         row = {c: case[c] for c in IDS} | {"loss": loss}
         class_rows: dict[int, dict] = {}
         for score in self.scores:
-            values = score.add(prediction[None], label[None], index[None], spacing)
+            with components_at_work(f"case {case['case']}: metric {score.label}"):
+                values = score.add(prediction[None], label[None], index[None], spacing)
             row[score.label] = math.nan if values is None else _mean(values)
             first = 0 if values is None or score.with_background or len(values) >= len(prediction) else 1
             for number, value in enumerate(values or [], first):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tempfile
 import warnings
 import zipfile
@@ -20,6 +21,8 @@ from .training import build_network, make_deterministic
 from .weights import load_weights
 
 PARITY = "parity.json"
+CONSTANTS = re.compile(rb"(?:^  \w+ : Final\[.*\n)+", re.M)
+"""A class's constants in TorchScript's code: written in the order of a set, so of Python's hash seed."""
 
 
 def exported_name(checkpoint: str) -> str:
@@ -63,6 +66,8 @@ def deterministic_bytes(module: torch.jit.ScriptModule, extra: dict[str, str]) -
                 if name.endswith(".debug_pkl"):
                     continue
                 data = b"0" * 40 if name.endswith("serialization_id") else source.read(name)
+                if name.endswith(".py"):
+                    data = CONSTANTS.sub(lambda found: b"".join(sorted(found[0].splitlines(keepends=True))), data)
                 _store_aligned(target, name, data)
         return out.getvalue()
 

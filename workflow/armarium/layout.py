@@ -10,7 +10,7 @@ from __future__ import annotations
 
 TRAIN, VALIDATION = "train", "validation"
 SIDES = (TRAIN, VALIDATION)
-EFFECTIVE = ("data", "split", "train", "evaluate", "export", "publish")
+EFFECTIVE = ("data", "check", "split", "train", "execution", "evaluate", "export", "publish")
 METRIC_TABLES = ("aggregated.tsv", "details.tsv", "classes.tsv", "class_details.tsv")
 MMAR_CONFIGS = (
     "config_train.json",

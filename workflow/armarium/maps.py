@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from . import layout
-from .configure import read_effective
+from .configure import read_effective, training_settings_of
 from .errors import UserError
 from .files import read_json, write_json, write_text
 from .run import run_info
@@ -166,7 +166,7 @@ def write_metrics_json(archive: str) -> list[str]:
 
 def write_callbacks_json(archive: str) -> list[str]:
     """``callbacks.json`` (``CallbacksHandlerConfig``): kept checkpoints, early stopping, resume states."""
-    train, chosen = read_effective(archive, "train"), read_effective(archive, "evaluate")["checkpoints"]
+    train, chosen = training_settings_of(archive), read_effective(archive, "evaluate")["checkpoints"]
     modes = _modes(train)
     best = [c.removeprefix("best-") for c in chosen if c.startswith("best-")]
     epochs = [int(c.removeprefix("epoch-")) for c in chosen if c.startswith("epoch-")]
@@ -278,7 +278,7 @@ def write_side_data(archive: str, side: str, split: str | int) -> list[str]:
 
     ``dataset.json`` names the datalist that the cases are in; ClinicaDL keeps it and does not parse it.
     """
-    splits, train = read_json(layout.splits_json(archive)), read_effective(archive, "train")
+    splits, train = read_json(layout.splits_json(archive)), training_settings_of(archive)
     names = _split(splits, split)[side]
     training = side == layout.TRAIN
     section = train if training else train["validate"]
@@ -296,7 +296,7 @@ def write_side_data(archive: str, side: str, split: str | int) -> list[str]:
 
 def write_group_data(archive: str, group: str) -> list[str]:
     """The same three files of a test group."""
-    splits, train = read_json(layout.splits_json(archive)), read_effective(archive, "train")
+    splits, train = read_json(layout.splits_json(archive)), training_settings_of(archive)
     if group not in splits["groups"]:
         raise UserError(f"{layout.splits_json(archive)}: no test group {group!r}; it has {list(splits['groups'])}")
     names = splits["groups"][group]

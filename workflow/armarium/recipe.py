@@ -22,6 +22,7 @@ LOCATIONS = ("DATA_ROOT", "DATASET_JSON", "MMAR_EVAL_OUTPUT_PATH", "MMAR_CKPT_DI
 METRIC_NAME = re.compile(r"[A-Za-z0-9]+")
 SMALLER_IS_BETTER = {
     "loss",
+    "CalibrationError",
     "HausdorffDistance",
     "SurfaceDistance",
     "MeanSquaredError",
@@ -140,6 +141,15 @@ def _handlers(section: dict, where: str) -> dict[str, dict]:
     for handler in _components(section, "handlers", where):
         merged.setdefault(handler.get("name", handler.get("path", "")), {}).update(handler["args"])
     return merged
+
+
+def _refuse_validation_handlers(validate: dict, source: str) -> None:
+    foreign = [n for n in _handlers(validate, source) if n not in OUR_HANDLERS]
+    if foreign:
+        raise UserError(
+            f"{source} validate.handlers: {', '.join(foreign)} would not be called; validation takes only "
+            f"{', '.join(sorted(OUR_HANDLERS))}; leave it out, or attach it to train.handlers"
+        )
 
 
 def metric_name(component: dict) -> str:
@@ -287,6 +297,7 @@ def training_settings(conf: dict, environment: dict, source: str) -> dict:
             _components(validate, "pre_transforms", f"{source} validate", ("name", "path", "ref")), named, source
         )
     )
+    _refuse_validation_handlers(validate, source)
     handlers, validate_handlers = _handlers(train, source), _handlers(validate, source)
     schedule = handlers.get("LrScheduleHandler")
     dataloader = _component(train["dataloader"], f"{source} train.dataloader")

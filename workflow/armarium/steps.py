@@ -10,7 +10,14 @@ import sys
 from pathlib import Path
 
 from . import layout
-from .configure import data_root_of, dataset_digest, fingerprint_on_disk, published_checkpoint, read_effective
+from .configure import (
+    data_root_of,
+    dataset_digest,
+    fingerprint_on_disk,
+    published_checkpoint,
+    read_effective,
+    training_settings_of,
+)
 from .errors import UserError
 from .files import json_text, read_json, write_bytes, write_json
 from .hashing import HashIndex
@@ -30,9 +37,10 @@ def check_data(archive: str, workers: int) -> None:
     from .checks import check_dataset, write_cases_table
     from .dataset import read_dataset, with_test_lists
 
-    spec, root = read_effective(archive, "data")["dataset"], data_root_of(archive)
+    root = data_root_of(archive)
+    spec = {**read_effective(archive, "data")["dataset"], **read_effective(archive, "check")}
     outputs = [layout.cases_tsv(archive), layout.dataset_json(archive)]
-    sources = [layout.effective(archive, p) for p in ("data", "evaluate", "files")]
+    sources = [layout.effective(archive, p) for p in ("data", "check", "evaluate", "files")]
     with step(archive, "check_data", "check_data", sources, outputs) as running:
         listed = read_dataset(spec, root)
         dataset = with_test_lists(listed, {"groups": _groups(archive)}, root)
@@ -127,7 +135,7 @@ def train(archive: str, split: str, device: str, cache_dir: str) -> None:
 
 
 def _train(archive: str, split: str, device: str, cache_dir: str, workspace: Workspace) -> dict:
-    settings = read_effective(archive, "train")
+    settings = training_settings_of(archive)
     sides = read_json(layout.splits_json(archive))["splits"][int(split)]
     from .records import run_members
     from .training import SplitTraining, choose_device, make_deterministic

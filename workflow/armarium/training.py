@@ -25,13 +25,14 @@ from monai.engines import SupervisedTrainer
 from monai.transforms import Randomizable
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from . import gpus
 from .cache import PreparedCases
 from .components import build, build_lr_scheduler, substitute_runtime
 from .errors import UserError
 from .evaluation import CaseScorer, Evaluation
 from .progress import EpochProgress
 from .run import Workspace
-from .transforms import apply_all, build_transforms, split_at_first_random
+from .transforms import apply_all, as_batch, build_transforms, components_at_work, split_at_first_random
 
 CACHED_HANDLES = 8192
 LONG_RECORDS = ("losses", "rates")
@@ -56,7 +57,9 @@ def choose_device(wanted: str) -> torch.device:
         raise UserError(
             "device is cuda, but torch sees no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES, or set device: auto"
         )
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", gpus.claim(torch.cuda.device_count()))
 
 
 def make_deterministic(settings: dict) -> None:
@@ -214,7 +217,13 @@ class SplitTraining:
             num_workers=self.settings["num_workers"],
             generator=torch.Generator(),  # else making an iterator would draw from the global stream
             pin_memory=self.device.type == "cuda",
+            collate_fn=as_batch,
         )
+        if not len(self.loader):
+            raise UserError(
+                f"split {self.split}: {len(train)} training cases make no batch of {self.settings['batch_size']}; "
+                "lower batch_size, or set drop_last to false"
+            )
 
     def _build_network_and_optimizer(self) -> None:
         settings, allow = self.settings, self.settings["allow"]
@@ -259,7 +268,8 @@ class SplitTraining:
         images, labels = (t.to(self.device, non_blocking=True) for t in batch)
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, enabled=self.amp):
+        on = f"split {self.split}: network or loss on images {list(images.shape)}"
+        with components_at_work(on), torch.autocast(self.device.type, enabled=self.amp):
             output = self.inferer(images.float(), self.network)
             loss = self._loss_of(output, labels)
         self.scaler.scale(loss).backward()
@@ -274,9 +284,14 @@ class SplitTraining:
             )
         self.progress.losses.append([engine.state.epoch, self._batch_of(engine), value])
         self._log_rate(engine)
-        if self.schedule and not self.settings["lr_epoch_level"]:
-            self.schedule.step()
+        if not self.settings["lr_epoch_level"]:
+            self._step_schedule()
         return {"loss": value}
+
+    def _step_schedule(self) -> None:
+        if self.schedule:
+            with components_at_work(f"split {self.split}: lr_scheduler {type(self.schedule).__name__}"):
+                self.schedule.step()
 
     def _loss_of(self, output, labels: torch.Tensor) -> torch.Tensor:
         """The loss; of several outputs (deep supervision) the mean."""
@@ -313,8 +328,8 @@ class SplitTraining:
     def _end_epoch(self, engine) -> None:
         epoch = self.progress.epoch = engine.state.epoch
         trained = time.perf_counter() - self.epoch_started
-        if self.schedule and self.settings["lr_epoch_level"]:
-            self.schedule.step()
+        if self.settings["lr_epoch_level"]:
+            self._step_schedule()
         validated = self._validated(epoch)
         if validated:
             self._validate(epoch)
@@ -411,7 +426,10 @@ class SplitTraining:
             _collected_warnings(self.progress.warnings),
         ):
             if not self._last(done):
-                self._engine(done).run()
+                try:
+                    self._engine(done).run()
+                except UserError as error:  # out of a loader's worker it comes with the worker's traceback as text
+                    raise UserError(str(error).rpartition("armarium.errors.UserError: ")[2].strip()) from error
         return self.progress
 
     def _engine(self, done: int) -> SupervisedTrainer:

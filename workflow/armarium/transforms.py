@@ -12,6 +12,7 @@ from monai.data import MetaTensor, set_track_meta
 from monai.transforms import Compose, Randomizable
 from monai.transforms.inverse import InvertibleTransform
 from monai.utils.enums import TraceKeys
+from torch.utils.data import default_collate
 
 from .components import build
 from .errors import UserError
@@ -110,6 +111,24 @@ def components_at_work(where: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(f"{where} failed: {type(error).__name__}: {error}") from error
+
+
+def as_batch(items: list[tuple[torch.Tensor, ...]]) -> list[torch.Tensor]:
+    """Items of equal shapes as one batch.
+
+    Raises
+    ------
+    UserError
+        If their shapes differ, which only the recipe can mend.
+    """
+    for tensors in zip(*items, strict=True):
+        shapes = sorted({tuple(t.shape) for t in tensors})
+        if len(shapes) > 1:
+            raise UserError(
+                f"cases of one batch have the shapes {', '.join(map(str, map(list, shapes)))}; "
+                "pad or crop them to one size in pre_transforms, or set batch_size to 1"
+            )
+    return default_collate(items)
 
 
 def apply_all(transforms: list, item: dict, where: str) -> dict:

@@ -7,6 +7,8 @@ for what, path in ROOT_CONFIGS.items():
             f"write_{what}"
         input:
             source("train"),
+            source("execution"),
+            source("evaluate"),
         output:
             path,
         log:
@@ -111,6 +113,7 @@ rule write_licence:
 rule write_bundle_config:
     input:
         source("train"),
+        source("execution"),
         source("evaluate"),
         source("publish"),
         layout.dataset_json("{archive}"),
@@ -148,9 +151,7 @@ rule write_manifest:
         layout.log("{archive}", "write_manifest"),
     conda:
         "../../envs/data.yaml"
-    params:
-        cache=CACHE_DIR,
     message:
         "{wildcards.archive}: writing the manifest"
     shell:
-        "python -m armarium --log {log:q} write-manifest {wildcards.archive:q} --cache {params.cache:q}"
+        "python -m armarium --log {log:q} write-manifest {wildcards.archive:q}"

@@ -3,6 +3,7 @@
 import hashlib
 import json as json_module
 import os
+import shlex
 import sys
 import time
 from fnmatch import fnmatch
@@ -27,29 +28,31 @@ def told(function, *args):
         raise WorkflowError(str(error)) from None
 
 
-GIVEN = dict(config)
 if config:
-    config = told(check, GIVEN, "config", "configuration")
+    config = told(check, dict(config), "config", "configuration")
 
 ARCHIVES_DIR = config.get("archives_dir", "archives")
 CACHE_DIR = config.get("cache_dir", ".cache/armarium")
 DEVICE = config.get("device", "auto")
 LISTED = {f"{ARCHIVES_DIR}/{name}": name for name in config.get("archives", {})}
-CHANGES = Globals(
-    # A default must not move the data of an archive that merely lies on disk.
-    data_root=GIVEN.get("data_root"),
-    changes=config.get("set", {}),
-    cache_dir=CACHE_DIR,
-)
+LISTED_GLOBALS = Globals(config.get("data_root"), config.get("set", {}), CACHE_DIR)
+# Of an archive that merely lies on disk only the command line speaks, not the file that lists others.
+TYPED = workflow.config_settings.config
+HELD_GLOBALS = Globals(TYPED.get("data_root"), TYPED.get("set", {}), CACHE_DIR)
 STATE = Path(".snakemake/armarium")
 HOME = Path(armarium.__file__).resolve().parents[1]
+
+# By the environment and not by params: where a job runs and what it caches change no result.
+HOW = f"ARMARIUM_DEVICE={DEVICE} ARMARIUM_CACHE={shlex.quote(CACHE_DIR)}"
 
 # Waiting OpenMP threads sleep: spinning ones made a step 30 times slower beside another busy process.
 # --sdm conda brings its own interpreter and drops an inherited PYTHONPATH; without it the rules run in
 # the interpreter that runs Snakemake, also from a shell with no environment activated.
 USES_CONDA = any(m.name == "CONDA" for m in workflow.deployment_settings.deployment_method)
 OWN_PYTHON = "" if USES_CONDA else f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; "
-shell.prefix(f"set -euo pipefail; {OWN_PYTHON}export PYTHONPATH='{HOME}' PYTHONHASHSEED=0 OMP_WAIT_POLICY=PASSIVE; ")
+shell.prefix(
+    f"set -euo pipefail; {OWN_PYTHON}export PYTHONPATH='{HOME}' PYTHONHASHSEED=0 OMP_WAIT_POLICY=PASSIVE {HOW}; "
+)
 
 if workflow.local_exec and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", gpus.local_limit(config.get("gpus"), DEVICE))
@@ -74,7 +77,7 @@ def configured(archive):
     if workflow.is_main_process:
         told(adopt_once, archive)
     section = told(archive_section, config, LISTED[archive]) if archive in LISTED else None
-    held = told(configure, archive, section, CHANGES, bool(workflow.dryrun))
+    held = told(configure, archive, section, LISTED_GLOBALS if section else HELD_GLOBALS, bool(workflow.dryrun))
     if workflow.is_main_process and not workflow.dryrun:
         note_as_known(archive)
     return held

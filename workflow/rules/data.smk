@@ -24,6 +24,7 @@ for folder, (spec, files) in SYNTHESIZED.items():
 rule check_data:
     input:
         source("data"),
+        source("check"),
         source("evaluate"),
         source("files"),
         made_list,
@@ -97,6 +98,7 @@ rule write_side_data:
     input:
         layout.splits_json("{archive}"),
         source("train"),
+        source("execution"),
     output:
         layout.side_data("{archive}", "{side}", "{split}"),
     log:
@@ -111,6 +113,7 @@ rule write_group_data:
     input:
         layout.splits_json("{archive}"),
         source("train"),
+        source("execution"),
     output:
         layout.group_data("{archive}", "{group}"),
     log:

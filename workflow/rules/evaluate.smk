@@ -21,13 +21,10 @@ rule test_split:
         gpu=1,
         mem_mb=8000,
         runtime=240,
-    params:
-        device=DEVICE,
-        cache=CACHE_DIR,
     message:
         "{wildcards.archive}: testing split {wildcards.split} on group {wildcards.group}"
     shell:
-        "python -m armarium --log {log:q} test {wildcards.archive:q} {wildcards.group} {wildcards.split} --device {params.device} --cache {params.cache:q}"
+        "python -m armarium --log {log:q} test {wildcards.archive:q} {wildcards.group} {wildcards.split}"
 
 
 rule write_results:
@@ -60,13 +57,10 @@ rule evaluate_published:
         gpu=1,
         mem_mb=8000,
         runtime=240,
-    params:
-        device=DEVICE,
-        cache=CACHE_DIR,
     message:
         "{wildcards.archive}: scoring the published model"
     shell:
-        "python -m armarium --log {log:q} evaluate-published {wildcards.archive:q} --device {params.device} --cache {params.cache:q}"
+        "python -m armarium --log {log:q} evaluate-published {wildcards.archive:q}"
 
 
 rule write_eval_metrics:

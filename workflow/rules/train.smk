@@ -40,13 +40,10 @@ rule train_split:
         gpu=1,
         mem_mb=8000,
         runtime=1440,
-    params:
-        device=DEVICE,
-        cache=CACHE_DIR,
     message:
         "{wildcards.archive}: training split {wildcards.split}"
     shell:
-        "python -m armarium --log {log:q} train {wildcards.archive:q} {wildcards.split} --device {params.device} --cache {params.cache:q}"
+        "python -m armarium --log {log:q} train {wildcards.archive:q} {wildcards.split}"
 
 
 rule select_checkpoint:

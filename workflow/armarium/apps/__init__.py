@@ -9,10 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .. import layout
-from ..configure import count_given_splits, read_effective
 from ..errors import UserError
-from ..files import read_json
 
 SNAKEFILE = "Snakefile"
 
@@ -76,14 +73,6 @@ def changes_of(pairs: Sequence[str]) -> dict[str, str]:
     if wrong:
         raise UserError(f"--set: found {wrong[0]!r}, wanted NAME=VALUE")
     return dict(p.split("=", 1) for p in pairs)
-
-
-def split_numbers(archive: str) -> range:
-    """The archive's splits, drawn or not."""
-    splits = read_json(layout.archive_json(archive))["splits"]
-    if splits["method"] == "kfold":
-        return range(splits["n_splits"])
-    return range(count_given_splits(read_effective(archive, "split")["given"]) if splits["method"] == "file" else 1)
 
 
 def make(arguments: argparse.Namespace, targets: Sequence[str]) -> None:

@@ -1,0 +1,133 @@
+"""What the documentation says of keys, commands and rebuilding is what the code has."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from armarium import recipe
+from armarium.config import schema
+
+REPO = Path(__file__).resolve().parents[2]
+CONFIG_README = REPO / "config/README.md"
+NAMES = {"archives": "NAME", "columns": "COLUMN", "groups": "GROUP"}
+"""What stands for a name that the user chooses."""
+
+
+def cells(line: str) -> list[str]:
+    return [c.strip() for c in line.strip().strip("|").split("|")]
+
+
+def documented(first_column: str) -> dict[str, dict[str, str]]:
+    """Key and default of every row of the tables that start with ``first_column``, by section."""
+    found: dict[str, dict[str, str]] = {}
+    section, reading = "", False
+    for line in CONFIG_README.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            section = "".join(re.findall(r"`(.+)`", line))
+        if not line.startswith("|"):
+            reading = False
+        elif cells(line)[0] == first_column:
+            reading = True
+        elif reading and not line.startswith("|-"):
+            key, _, default, meaning = cells(line)
+            assert meaning, line
+            found.setdefault(section, {})[key.strip("`")] = default.strip("`")
+    return found
+
+
+def default_of(key: str, node: dict, parent: dict) -> object:
+    """As the documentation shows it: the value, ``required``, or ``none``."""
+    return node.get("default", "required" if key in parent.get("required", []) else "none")
+
+
+def keys_of(node: dict, section: str = "") -> dict[str, dict[str, object]]:
+    """Key and default of every object of the configuration's schema, by section."""
+    root = schema("config")
+    while "$ref" in node:
+        node = root["$defs"][node["$ref"].rpartition("/")[2]]
+    node = next((n for n in node.get("oneOf", []) if n.get("type") == "object"), node)
+    found = {}
+    for key, child in node.get("properties", {}).items():
+        resolved = root["$defs"][child["$ref"].rpartition("/")[2]] if "$ref" in child else child
+        found.setdefault(section, {})[key] = default_of(key, resolved, node)
+        found |= keys_of(child, f"{section}.{key}".lstrip("."))
+    if isinstance(node.get("additionalProperties"), dict):
+        found |= keys_of(node["additionalProperties"], f"{section}.{NAMES[section.rpartition('.')[2]]}")
+    return found
+
+
+def assert_same(shown: dict[str, str], wanted: dict[str, object], where: str) -> None:
+    assert shown.keys() == wanted.keys(), where
+    for key, default in wanted.items():
+        assert yaml.safe_load(shown[key]) == default, f"{where}.{key}"
+
+
+def test_every_key_of_the_configuration_is_documented_with_its_default():
+    shown, wanted = documented("Key"), keys_of(schema("config"))
+    assert shown.keys() == wanted.keys()
+    for section in wanted:
+        assert_same(shown[section], wanted[section], section)
+
+
+def test_every_recipe_variable_is_documented_with_its_default():
+    properties = schema("recipe")["properties"]
+    wanted = {key: default_of(key, node, {}) for key, node in properties.items()}
+    assert_same(documented("Variable")["config_train.json"], wanted, "recipe")
+
+
+def test_every_handler_that_the_trainer_plays_is_documented():
+    table = (
+        CONFIG_README.read_text(encoding="utf-8")
+        .partition("| Handler that the trainer plays |")[2]
+        .partition("\n\n")[0]
+    )
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.M)) == recipe.OUR_HANDLERS
+
+
+def test_metrics_of_which_less_is_better_are_documented():
+    sentence = re.search(
+        r"The best value is the smallest for (.+?), the largest", CONFIG_README.read_text(encoding="utf-8"), re.S
+    )
+    assert {*re.findall(r"`(\w+)`", sentence[1]), "loss"} == recipe.SMALLER_IS_BETTER
+
+
+def code_of(text: str) -> list[str]:
+    """Indented lines and inline code of a Markdown text."""
+    return [*re.findall(r"^    +(.+)$", text, re.M), *re.findall(r"`([^`\n]+)`", text)]
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "config/README.md"])
+def test_every_make_command_names_a_target(name):
+    targets = set(re.findall(r"^([\w-]+):(?!=)", (REPO / "Makefile").read_text(), re.M))
+    code = code_of((REPO / name).read_text(encoding="utf-8"))
+    named = {m[1] for m in (re.match(r"make ([a-z][\w-]*)", c) for c in code) if m}
+    assert named <= targets
+    assert name != "README.md" or {"demo", "test"} <= named
+
+
+def test_files_that_the_readme_points_to_exist():
+    text = (REPO / "README.md").read_text(encoding="utf-8")
+    named = {*re.findall(r"\]\(([\w./-]+)\)", text), *re.findall(r"--configfile (\S+\.yaml)", text)}
+    assert named
+    for name in named:
+        assert (REPO / name).is_file(), name
+
+
+def lost_files() -> dict[str, dict[str, int]]:
+    """``LOST`` of the rebuilding tests, read without importing them."""
+    tree = ast.parse((REPO / "tests/workflow/test_rebuild.py").read_text(encoding="utf-8"))
+    (value,) = (n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "LOST")
+    return ast.literal_eval(value)
+
+
+def test_the_table_of_lost_files_is_that_of_the_rebuilding_tests():
+    table = (REPO / "README.md").read_text(encoding="utf-8").partition("| Lost this |")[2].partition("\n\n")[0]
+    shown = {}
+    for line in table.splitlines()[2:]:
+        lost, runs = cells(line)
+        shown[lost.strip("`")] = {rule: int(times or 1) for rule, times in re.findall(r"`(\w+)`(?: × (\d+))?", runs)}
+    assert shown == lost_files()
