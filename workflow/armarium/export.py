@@ -18,6 +18,7 @@ from .errors import UserError
 from .files import json_text
 from .run import INFO, epoch_of, run_info, write_zip
 from .training import build_network, make_deterministic
+from .transforms import components_at_work
 from .weights import load_weights
 
 PARITY = "parity.json"
@@ -47,7 +48,7 @@ def to_torchscript(network: torch.nn.Module, example: torch.Tensor) -> tuple[tor
             return torch.jit.script(network), "script"
         except Exception as error:  # torch.jit raises many kinds
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        with torch.no_grad():
+        with torch.no_grad(), components_at_work(f"network: TorchScript by script ({reason}) and by trace"):
             return torch.jit.trace(network, example), f"trace (script failed: {reason})"
 
 
