@@ -6,7 +6,7 @@ import math
 
 import pytest
 import yaml
-from armarium.config import archive_section, check, fill_defaults, nearest, schema, typed
+from armarium.config import archive_section, check, fill_defaults, schema, typed
 from armarium.errors import Problems, UserError
 from tiny import REPO
 
@@ -175,7 +175,6 @@ def test_all_problems_of_a_part_with_two_forms_are_told():
 
 WRONG = [
     (minimal(device="gpu"), "device: found 'gpu'"),
-    (minimal(gpus=-1), "gpus: found -1"),
     (minimal(n_splits="five"), "n_splits: found 'five' (str), wanted integer or null"),
     (minimal(n_splits=1), "n_splits: found 1"),
     (minimal(n_splits=5.0), "n_splits: found 5.0 (float), wanted integer or null"),
@@ -183,13 +182,13 @@ WRONG = [
     (minimal(set=[1]), "set: found [1] (list), wanted object"),
     ({"archives": {}}, "archives: found {}"),
     ({"archives": None}, "archives: found None (NoneType), wanted object"),
+    ([], "found [] (list), wanted object"),
     ({}, "top level: missing key archives; The archives to build, by name"),
     ({"archives": {"a b": {}}}, "the name 'a b' does not match"),
     (archive(publish=0.0), "publish: found 0.0 (float), wanted integer"),
     (archive(publish=True), "publish: found True (bool), wanted integer"),
     (archive(splits={"method": "k-fold"}), "method: found 'k-fold'; did you mean 'kfold'?"),
     (archive(splits={"holdout": 0}), "holdout: found 0"),
-    (archive(splits={"seed": -1}), "seed: found -1"),
     (archive(select={"epochs": [0]}), "select.epochs.0: found 0"),
     (archive(select={"epochs": 3}), "select.epochs: found 3 (int), wanted array"),
     (archive(test={"groups": {"a-b": {"from": "test"}}}), "the name 'a-b' does not match"),
@@ -212,10 +211,6 @@ def test_a_wrong_value_is_refused_with_what_was_wanted(config, message):
     assert any(message in p for p in problems(config)), problems(config)
 
 
-def test_a_file_that_is_no_mapping_is_refused():
-    assert "found [] (list), wanted object" in problems([])[0]
-
-
 # ---- values from a command line
 
 
@@ -226,7 +221,6 @@ READ = [
     ("amp", "no", True, False),
     ("learning_rate", "1e-3", 0.1, 0.001),
     ("learning_rate", "1", 0.1, 1.0),
-    ("learning_rate", 1, 0.1, 1),
     ("clip_grad_norm", "null", 1.0, None),
     ("clip_grad_norm", "12", None, 12.0),
     ("clip_grad_norm", None, 1.0, None),
@@ -250,11 +244,9 @@ def test_a_value_takes_the_type_of_the_schema_or_of_what_it_replaces(name, given
     [
         ("epochs", "three", 1, "integer"),
         ("epochs", "3.5", 1, "integer"),
-        ("epochs", "3.0", 1, "integer"),
         ("epochs", "true", 1, "integer"),
         ("epochs", "null", 1, "integer"),
         ("epochs", [3], 1, "integer"),
-        ("epochs", "{", 1, "integer"),
         ("learning_rate", "fast", 0.1, "number"),
         ("learning_rate", "nan", 0.1, "number"),
         ("learning_rate", math.inf, 0.1, "number"),
@@ -262,7 +254,6 @@ def test_a_value_takes_the_type_of_the_schema_or_of_what_it_replaces(name, given
         ("clip_grad_norm", "none", 0.1, "number or null"),
         ("amp", "1", False, "boolean"),
         ("own_name", 3, "two", "string"),
-        ("own_count", "2.5", 3, "integer"),
     ],
 )
 def test_a_value_of_another_type_is_refused(name, given, like, kind):
@@ -304,7 +295,3 @@ def test_the_file_itself_stays_as_it_was():
 def test_contradictory_splits_are_refused(config, message):
     with pytest.raises(UserError, match=message):
         splits_of(config)
-
-
-def test_nearest_names_all_where_none_is_near():
-    assert nearest("zzz", ["b", "a"]) == "known: a, b"

@@ -78,6 +78,7 @@ CHAINS = {
     "pad": [component("SpatialPadd", keys=KEYS, spatial_size=[20, 16, 15])],
     "orient": [component("Orientationd", keys=KEYS, axcodes="RAS")],
     "crop": [component("CropForegroundd", keys=KEYS, source_key="image", margin=1, allow_smaller=True)],
+    "fit": [component("ResizeWithPadOrCropd", keys=KEYS, spatial_size=[10, 20, 11])],
     "all": [
         component("Orientationd", keys=KEYS, axcodes="PLS"),
         component("CropForegroundd", keys=KEYS, source_key="image", allow_smaller=True),
@@ -91,6 +92,8 @@ def test_dice_is_that_of_the_files_whatever_was_done_to_the_image(chain, tmp_pat
     truth, image = blobs((12, 13, 11)), blobs((12, 13, 11), shift=1)
     cases = [case(tmp_path, "a", [image.astype(numpy.float32)], truth, oblique())]
     evaluation, kept = score(tmp_path, cases, conf_of(CHAINS[chain]))
+    again, _ = score(tmp_path, cases, conf_of(CHAINS[chain]))
+    assert again.class_details == evaluation.class_details, "prepared anew or read from the cache"
     wanted = [dice(image == k, truth == k) for k in (1, 2)]
     assert numpy.array_equal(kept["a"], image)
     assert [(r["class"], r["name"]) for r in evaluation.class_details] == [(1, "low"), (2, "high")]

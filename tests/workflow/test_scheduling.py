@@ -44,4 +44,3 @@ def test_no_more_trainings_at_once_than_gpus(tmp_path, monkeypatch, gpus, side_b
     project.snakemake("--", *(f"archives/micro/training/split-{k}/run.zip" for k in (0, 1)))
     first, second = sorted(spans(project))
     assert (second[0] < first[1]) == side_by_side
-

@@ -21,6 +21,9 @@ from .errors import UserError
 from .files import write_with
 from .transforms import apply_all, build_transforms, trace_of
 
+FORMAT = 2
+"""Of an entry; another number leaves older entries unread."""
+
 
 class PreparedCases:
     """Cases after the deterministic transforms.
@@ -38,7 +41,7 @@ class PreparedCases:
     def __init__(self, components: list[dict], data_root: str, cache_dir: str, allow: Sequence[str] = ()):
         self.transforms = build_transforms(components, allow)
         self.data_root = Path(data_root)
-        recipe = json.dumps([components, monai.__version__, torch.__version__, 1], sort_keys=True)
+        recipe = json.dumps([components, monai.__version__, torch.__version__, FORMAT], sort_keys=True)
         self.recipe = hashlib.sha256(recipe.encode()).hexdigest()
         self.folder = Path(cache_dir, "prepared", self.recipe[:16])
 

@@ -103,8 +103,13 @@ def fingerprint(effective: dict[str, str], product: str, *which: str | int) -> s
     which:
         The split, the group: what tells products of a kind apart.
     """
-    parts = [effective[p] for p in DEPENDS_ON[product]]
+    parts = [_differences(effective[p]) if p == "files" else effective[p] for p in DEPENDS_ON[product]]
     return hashlib.sha256("\0".join([product, *parts, *map(str, which)]).encode()).hexdigest()
+
+
+def _differences(files: str) -> str:
+    """Of the files that ever changed those that differ from what was first checked: a revert leaves nothing."""
+    return json_text({name: now for name, (first, now) in json.loads(files).items() if now != first})
 
 
 def fingerprint_on_disk(archive: str, product: str, *which: str | int) -> str:
@@ -228,6 +233,11 @@ EXECUTION_KEYS = ("num_workers", "save_interval")
 """How a training is carried out; its bytes do not depend on these."""
 
 
+def _sorted(settings: dict) -> dict:
+    """The order in which a recipe names arguments means nothing."""
+    return json.loads(json.dumps(settings, sort_keys=True))
+
+
 def _takes_training_cases(group: dict) -> bool:
     """Whether a test group is taken out of the cases that are split."""
     return bool({"count", "fraction"} & group.keys()) or group.get("from") in ("training", "validation")
@@ -244,7 +254,7 @@ def _effective(spec: dict, settings: dict, chosen: list[str], given_splits: dict
         "check": {k: spec["dataset"][k] for k in CHECK_KEYS},
         "split": {"splits": spec["splits"], "drawn_groups": drawn, "given": given_splits},
         "train": {
-            **{k: v for k, v in settings.items() if k not in EXECUTION_KEYS},
+            **_sorted({k: v for k, v in settings.items() if k not in EXECUTION_KEYS}),
             "task": dataset["task"],
             "keep_epochs": sorted(spec["select"]["epochs"]),
             "allow": spec["allow"],
@@ -267,8 +277,8 @@ def dataset_digest(dataset: Dataset) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _changed_files(archive: str, spec: dict, data_root: str, index: HashIndex) -> dict[str, str]:
-    """Files, and the list itself, whose content is no longer what was checked, with the new hash."""
+def _changed_files(archive: str, spec: dict, data_root: str, index: HashIndex) -> dict[str, list[str]]:
+    """Files, and the list itself, whose content ever changed: the hash first checked, and the present one."""
     from .checks import read_cases_table
 
     path = Path(layout.changed_files(archive))
@@ -291,8 +301,9 @@ def _changed_files(archive: str, spec: dict, data_root: str, index: HashIndex) -
     current = {present[p]: h for p, h in index.many(list(present)).items()}
     current["list"] = dataset_digest(dataset)
     for name, digest in current.items():
-        if digest != changed.get(name, recorded[name]):
-            changed[name] = digest
+        first, known = changed.get(name, [recorded[name]] * 2)
+        if digest != known:
+            changed[name] = [first, digest]
     return changed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from copy import copy
+from copy import copy, deepcopy
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from torch.utils.data import default_collate
 
 from .components import build
 from .errors import UserError
+
+ID = str(TraceKeys.ID.value)
 
 
 def build_transforms(components: list[dict], allow: Iterable[str] = ()) -> list:
@@ -36,7 +38,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.as_tensor() if isinstance(value, MetaTensor) else value
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        plain = {str(k): _plain(v) for k, v in value.items()}
+        # A record names the transform object that left it, unknown to any other process; some hold further records.
+        return {**plain, ID: str(TraceKeys.NONE.value)} if ID in plain else plain
     if isinstance(value, (list, tuple)):
         return type(value)(_plain(v) for v in value) if type(value) in (list, tuple) else [_plain(v) for v in value]
     if isinstance(value, (bool, int, float)) or value is None:
@@ -52,10 +56,7 @@ def _plain(value: Any) -> Any:
 
 def trace_of(image: MetaTensor) -> list[dict]:
     """The spatial operations done to an image, free of references to this process."""
-    operations = [dict(_plain(op)) for op in image.applied_operations]
-    for operation in operations:
-        operation[str(TraceKeys.ID.value)] = str(TraceKeys.NONE.value)
-    return operations
+    return [_plain(op) for op in image.applied_operations]
 
 
 class GridInverter:
@@ -95,7 +96,7 @@ class GridInverter:
         set_track_meta(True)
         try:
             # The transforms pop what they undo, so each inversion gets records of its own.
-            traced = MetaTensor(output, affine=affine, applied_operations=[dict(op) for op in trace])
+            traced = MetaTensor(output, affine=affine, applied_operations=deepcopy(trace))
             inverted = self.compose.inverse({"image": traced})["image"]
         finally:
             set_track_meta(False)

@@ -10,8 +10,6 @@ from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
-
 import armarium  # Snakemake puts the folder of an included Snakefile on the path
 from armarium import gpus, layout
 from armarium.config import archive_section, check
@@ -21,11 +19,15 @@ from armarium.run import run_info
 
 
 def told(function, *args):
-    """The function's result; a user's mistake becomes Snakemake's own short error."""
+    """The function's result; a user's mistake is told and ends the run.
+
+    Not a WorkflowError: in an input function Snakemake would show it with a traceback.
+    """
     try:
         return function(*args)
     except UserError as error:
-        raise WorkflowError(str(error)) from None
+        print(f"armarium: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 if config:

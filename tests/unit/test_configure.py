@@ -1,0 +1,299 @@
+"""Configuration files of an archive: when they are written, and which products an edit puts out of date."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy
+import pytest
+from armarium import layout, steps
+from armarium.configure import DEPENDS_ON, Globals, configure, fingerprint_on_disk, read_effective
+from armarium.errors import UserError
+from armarium.synthesize import synthesize_dataset
+from tiny import component, configured, recipe, section, write_recipe
+
+PRODUCTS = set(DEPENDS_ON)
+LATER = {"evaluation", "export", "published evaluation"}
+PUBLISHED = {"export", "published evaluation"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_recipe(tmp_path / "recipe")
+    return tmp_path
+
+
+@pytest.fixture
+def archive(folder):
+    configured(folder)
+    return folder / "archives/a"
+
+
+def prints(found) -> dict[str, str]:
+    return {p: found.fingerprint(p, "0") for p in PRODUCTS}
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {str(p): p.stat().st_mtime_ns for p in (folder / "archives").rglob("*") if p.is_file()}
+
+
+def differing(a, b) -> set[str]:
+    return {p for p in PRODUCTS if prints(a)[p] != prints(b)[p]}
+
+
+# ---- writing
+
+
+def test_a_dry_run_writes_nothing_and_says_what_would_change(folder):
+    found = configured(folder, dry=True)
+    assert not (folder / "archives").exists()
+    assert found.changed == {*layout.EFFECTIVE, "files"} and found.split_numbers == [0, 1]
+
+
+def test_files_are_written_once_and_hold_what_was_said(folder):
+    first = configured(folder)
+    written = times(folder)
+    second = configured(folder)
+    assert second.changed == set() and times(folder) == written and prints(first) == prints(second)
+    archive = str(folder / "archives/a")
+    assert read_effective(archive, "train")["optimizer"]["args"]["lr"] == 0.01
+    assert all(Path(layout.mmar_config(archive, name)).is_file() for name in (*layout.MMAR_CONFIGS, "environment.json"))
+    assert {p: fingerprint_on_disk(archive, p, "0") for p in PRODUCTS} == prints(second)
+
+
+def test_products_and_splits_have_fingerprints_of_their_own(folder):
+    found = configured(folder)
+    assert len({found.fingerprint(p, split) for p in PRODUCTS for split in (0, 1)}) == 2 * len(PRODUCTS)
+    assert found.fingerprint("training", 1) == found.fingerprint("training", "1")
+
+
+def test_only_the_parts_that_an_edit_is_about_are_written(folder):
+    configured(folder)
+    before = times(folder)
+    assert configured(folder, section(export={"tolerance": 0.5})).changed == {"export"}
+    after = times(folder)
+    changed = {Path(p).name for p in after if after[p] != before[p]}
+    assert changed == {"export.json", "archive.json", "written.json"}
+
+
+def reordered(value):
+    if isinstance(value, dict):
+        return {k: reordered(value[k]) for k in reversed(value)}
+    return [reordered(v) for v in value] if isinstance(value, list) else value
+
+
+def test_cosmetic_edits_change_nothing(folder):
+    first, conf = configured(folder), recipe()
+    write_recipe(folder / "recipe", reordered(conf))
+    (folder / "recipe/config/config_train.json").write_text(json.dumps(reordered(conf), indent=7) + "\n\n")
+    second = configured(folder, dict(reversed(section().items())))
+    assert prints(first) == prints(second) and second.changed == set()
+
+
+# ---- which edit changes what
+
+
+def rate(conf):
+    conf["learning_rate"] = 0.5
+
+
+def metric(conf):
+    conf["validate"]["additional_metrics"] = [component("MeanIoUHandler")]
+
+
+def log(conf):
+    conf["train"]["handlers"].append(component("StatsHandler", tag_name="n"))
+
+
+EDITS = {
+    "recipe: learning rate": (rate, {}, PRODUCTS - {"splits"}),
+    "recipe: another metric": (metric, {}, PRODUCTS - {"splits"}),
+    "recipe: other loader processes": (lambda c: c.update(num_workers=2), {}, set()),
+    "recipe: other resume states": (lambda c: c.update(save_interval=3), {}, set()),
+    "recipe: what training does not read": (lambda c: c.update(dont_load_ts_model=True), {}, set()),
+    "recipe: another log": (log, {}, set()),
+    "set": (None, {"set": {"epochs": 9}}, PRODUCTS - {"splits"}),
+    "dataset: labels": (None, {"dataset": {"labels": {0: "a", 1: "b"}}}, PRODUCTS),
+    "dataset: tolerance": (None, {"dataset": {"affine_tolerance": 0.5}}, set()),
+    "dataset: description": (None, {"dataset": {"description": "words"}}, PUBLISHED),
+    "splits: seed": (None, {"splits": {"seed": 3}}, PRODUCTS),
+    "test: another list": (None, {"test": {"groups": {"g": {"from": "test"}}}}, LATER | {"splits"}),
+    "test: a drawn group": (None, {"test": {"groups": {"g": {"count": 2}}}}, PRODUCTS),
+    "select: best": (None, {"select": {"best": ["loss"]}}, LATER | {"splits"}),
+    "select: an epoch to keep": (None, {"select": {"epochs": [2]}}, PRODUCTS),
+    "predictions": (None, {"predictions": False}, LATER | {"splits"}),
+    "publish": (None, {"publish": 1}, PUBLISHED),
+    "export": (None, {"export": {"tolerance": 0.5}}, PUBLISHED),
+    "allow": (None, {"allow": ["a.B"]}, PRODUCTS - {"splits"}),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_changes_the_fingerprints_of_what_depends_on_it_and_its_revert_restores_them(edit, folder):
+    change, more, wanted = EDITS[edit]
+    first, conf = configured(folder), recipe()
+    if change:
+        change(conf)
+        write_recipe(folder / "recipe", conf)
+    assert differing(first, configured(folder, section(**more))) == wanted
+    write_recipe(folder / "recipe")
+    assert prints(configured(folder)) == prints(first)
+
+
+def test_keys_that_say_where_change_nothing(folder):
+    first = configured(folder)
+    assert differing(first, configured(folder, data_root="elsewhere", device="cpu", gpus=1)) == set()
+
+
+# ---- hand edits
+
+
+@pytest.mark.parametrize("name", ["config_train.json", "environment.json", "archive.json", "config_inference.json"])
+def test_a_hand_edit_of_a_listed_archive_is_refused_and_kept(name, folder, archive):
+    path = archive / "config" / name
+    edited = path.read_text().replace("{", '{"mine": 1,', 1)
+    path.write_text(edited)
+    for dry in (True, False):
+        with pytest.raises(UserError, match=rf"{name}: edited by hand, but this archive is listed.*move the change"):
+            configured(folder, dry=dry)
+    assert path.read_text() == edited
+    path.unlink()
+    configured(folder)
+    assert "mine" not in path.read_text(), "a deleted file is written again"
+
+
+def test_a_hand_edit_that_the_recipe_now_says_too_is_taken(folder, archive):
+    path = archive / "config/config_train.json"
+    conf = {**json.loads(path.read_text()), "learning_rate": 0.5}
+    path.write_text(json.dumps(conf, indent=4) + "\n")
+    write_recipe(folder / "recipe", conf)
+    configured(folder)
+
+
+# ---- set
+
+
+def test_what_is_set_is_kept_until_it_is_set_again(folder):
+    for given, epochs in [({"epochs": "6"}, 6), ({}, 6), ({"threads": 2}, 6), ({"epochs": 7}, 7), ({}, 7)]:
+        assert configured(folder, set=given).settings["epochs"] == epochs
+        assert configured(folder, dry=True, set={"epochs": 99}).settings["epochs"] == 99, "a dry run keeps nothing"
+    assert configured(folder).settings["threads"] == 2
+    assert read_effective(str(folder / "archives/a"), "train")["epochs"] == 7
+
+
+def test_what_is_set_goes_over_the_archives_own_section(folder):
+    given = section(set={"epochs": 5})
+    assert configured(folder, given).settings["epochs"] == 5
+    assert configured(folder, given, set={"epochs": 6}).settings["epochs"] == 6
+
+
+# ---- an archive that is merely on disk
+
+
+def on_disk(archive: Path, folder: Path, **changes):
+    return configure(str(archive), None, Globals(changes=changes, cache_dir=str(folder / "cache")))
+
+
+def test_a_copy_is_configured_from_its_own_files_to_the_same(folder, archive):
+    listed = configured(folder, section(select={"epochs": [2]}), set={"epochs": 6})
+    copy = shutil.copytree(archive, folder / "copy")
+    shutil.rmtree(folder / "recipe")
+    found = on_disk(copy, folder)
+    assert found.changed == set() and prints(found) == prints(listed) and found.data_root == str(folder)
+
+
+def test_a_hand_edit_of_a_copy_counts(folder, archive):
+    before = on_disk(archive, folder)
+    path = archive / "config/config_train.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "learning_rate": 0.5}))
+    assert differing(before, on_disk(archive, folder)) == PRODUCTS - {"splits"}
+    assert on_disk(archive, folder, epochs=8).settings["epochs"] == 8
+    assert on_disk(archive, folder).settings["epochs"] == 8
+
+
+def given_splits(folder: Path, count: int) -> str:
+    path = folder / "splits.json"
+    path.write_text(json.dumps([{"train": ["a"], "validation": ["b"], "test": ["c"]}] * count))
+    return str(path)
+
+
+def test_a_copy_keeps_the_splits_that_were_given(folder):
+    listed = configured(folder, splits=given_splits(folder, 3))
+    assert listed.split_numbers == [0, 1, 2] and listed.groups == ["test"]
+    (folder / "splits.json").unlink()
+    found = on_disk(folder / "archives/a", folder)
+    assert prints(found) == prints(listed) and found.split_numbers == [0, 1, 2]
+
+
+def test_given_splits_that_are_no_longer_asked_for_do_not_count(folder):
+    drawn = configured(folder)
+    configured(folder, splits=given_splits(folder, 2))
+    assert prints(configured(folder)) == prints(drawn) == prints(on_disk(folder / "archives/a", folder))
+
+
+@pytest.mark.parametrize(
+    ("content", "count"),
+    [
+        ({"train": ["a"], "val": ["b"]}, 1),
+        ([{"train": ["a"], "validation": ["b"]}] * 3, 3),
+        ({"splits": [{"train": ["a"], "validation": ["b"]}] * 2}, 2),
+        ({"training": [{"image": i, "fold": i % 4} for i in range(8)]}, 4),
+    ],
+)
+def test_every_form_of_given_splits_is_counted(content, count, folder):
+    (folder / "s.json").write_text(json.dumps(content))
+    assert configured(folder, splits=str(folder / "s.json")).split_numbers == list(range(count))
+
+
+# ---- data
+
+
+@pytest.fixture
+def checked(folder):
+    """An archive whose dataset was made and checked."""
+    spec = {"cases": 4, "test_cases": 0, "shape": [8, 8], "spacing": [1, 1], "channels": 1, "classes": 2, "seed": 0}
+    synthesize_dataset(str(folder / "data"), spec)
+    configured(folder)
+    steps.check_data(str(folder / "archives/a"), 1)
+    return folder
+
+
+def change_image(folder: Path) -> bytes:
+    path = next((folder / "data/imagesTr").iterdir())
+    before = path.read_bytes()
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(numpy.asarray(image.dataobj) + 1, image.affine, image.header), path)
+    return before
+
+
+def test_moving_the_data_changes_nothing(checked):
+    before = configured(checked)
+    (checked / "moved").mkdir()
+    (checked / "data").rename(checked / "moved/data")
+    assert differing(before, configured(checked, data_root=str(checked / "moved"))) == set()
+
+
+@pytest.mark.parametrize("checked_between", [False, True])
+def test_a_changed_image_changes_the_fingerprints_and_its_revert_restores_them(checked_between, checked):
+    first = configured(checked)
+    original = change_image(checked)
+    assert configured(checked, dry=True).changed == {"files"}
+    assert differing(first, configured(checked)) == PRODUCTS
+    if checked_between:
+        steps.check_data(str(checked / "archives/a"), 1)
+        assert differing(first, configured(checked)) == PRODUCTS
+    next((checked / "data/imagesTr").iterdir()).write_bytes(original)
+    for _ in range(2):
+        assert differing(first, configured(checked)) == set()
+
+
+def test_a_list_that_says_otherwise_changes_the_fingerprints_one_that_is_written_otherwise_does_not(checked):
+    first, path = configured(checked), checked / "data/dataset.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content, indent=3))
+    assert differing(first, configured(checked)) == set()
+    path.write_text(json.dumps({**content, "training": content["training"][1:]}))
+    assert differing(first, configured(checked)) == PRODUCTS

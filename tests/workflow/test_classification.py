@@ -1,0 +1,93 @@
+"""A classification archive, from a TSV with sessions and a held-out group, of two-channel 2D images."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import nibabel
+import numpy
+import pytest
+
+from .conftest import REPO, Project
+
+CASES = 16
+
+
+def classification_recipe() -> dict:
+    """The adrenal recipe for small 2D images of two channels."""
+    conf = json.loads((REPO / "config/recipes/adrenal/config/config_train.json").read_text())
+    conf["train"]["model"]["args"].update(spatial_dims=2, n_input_channels=2, block_inplanes=[4, 4, 8, 8])
+    for key in ("train", "validate"):
+        conf[key]["pre_transforms"] = [
+            t for t in conf[key]["pre_transforms"] if "Resized" not in t.values() and t.get("name") != "RandAffined"
+        ]
+    conf["train"]["pre_transforms"] = conf["train"]["pre_transforms"][:3]
+    conf.update(epochs=3, batch_size=4)
+    return conf
+
+
+def write_table(folder) -> None:
+    """Two images a participant; class 1 is brighter in the second channel."""
+    folder.mkdir(parents=True)
+    rng = numpy.random.RandomState(0)
+    rows = []
+    for i in range(CASES):
+        label = "patient" if i % 2 else "control"
+        names = [f"p{i:02d}_{c}.nii.gz" for c in ("t1", "t2")]
+        for channel, name in enumerate(names):
+            values = rng.normal(label == "patient" and channel, 0.3, (16, 16)).astype(numpy.float32)
+            nibabel.save(nibabel.Nifti1Image(values, numpy.eye(4)), folder / name)
+        rows.append(
+            {"participant_id": f"p{i:02d}", "session_id": "M06", "image_0": names[0], "image_1": names[1]}
+            | {"label": label, "site": f"s{i % 4}"}
+        )
+    with open(folder / "cases.tsv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture(scope="module")
+def classified(tmp_path_factory) -> Project:
+    project = Project.fresh(tmp_path_factory.mktemp("classification"))
+    (project.folder / "recipe/config/config_train.json").write_text(json.dumps(classification_recipe()))
+    write_table(project.folder / "table")
+    dataset = {"list": "table/cases.tsv", "task": "classification", "labels": {"0": "control", "1": "patient"}}
+    section = {
+        "recipe": "recipe",
+        "dataset": {**dataset, "channels": 2},
+        "splits": {"method": "holdout", "holdout": 4, "stratify_by": ["label"]},
+        "test": {"groups": {"held": {"count": 4}}},
+    }
+    project.configure({"archives": {"tsv": section}})
+    project.archive = project.folder / "archives/tsv"
+    project.snakemake()
+    return project
+
+
+def test_every_tested_case_has_its_probabilities(classified):
+    rows = list(
+        csv.DictReader((classified.archive / "eval/probabilities.tsv").read_text().splitlines(), delimiter="\t")
+    )
+    held = json.loads((classified.archive / "data/splits.json").read_text())["groups"]["held"]
+    assert sorted(r["case"] for r in rows) == sorted(held)
+    for row in rows:
+        values = [float(row[f"probability_{name}"]) for name in ("control", "patient")]
+        assert abs(sum(values) - 1) < 1e-5 and int(row["predicted"]) == numpy.argmax(values)
+
+
+def test_ids_of_the_table_flow_into_every_table(classified):
+    for name in ("training/data/data.tsv", "test/group-held/data.tsv"):
+        rows = list(csv.DictReader((classified.archive / name).read_text().splitlines(), delimiter="\t"))
+        assert rows and all(r["participant_id"].startswith("sub-p") and r["session_id"] == "ses-M06" for r in rows)
+
+
+def test_a_metric_of_the_whole_set_is_in_the_results(classified):
+    path = classified.archive / "test/group-held/results/split-0/final/metrics/aggregated.tsv"
+    (row,) = csv.DictReader(path.read_text().splitlines(), delimiter="\t")
+    assert 0 <= float(row["ROCAUC"]) <= 1 and 0 <= float(row["Accuracy"]) <= 1
+
+
+def test_nothing_is_left_to_do(classified):
+    assert classified.planned() == {}

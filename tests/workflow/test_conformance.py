@@ -1,0 +1,46 @@
+"""Real clients open the archive, where their checkers lie beside the project."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import REPO
+
+CHECKERS = REPO.parent / "shared/conformance"
+
+
+def checked(built, script: str, module: str, *args: str) -> subprocess.CompletedProcess:
+    """The checker's run on the micro archive; skipped without the checker or the client it drives."""
+    if not (CHECKERS / script).is_file():
+        pytest.skip(f"{script} is not beside the project")
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{script} needs {module}, which is not installed")
+    command = [sys.executable, str(CHECKERS / script), "archives/micro", *args]
+    return subprocess.run(command, cwd=built.folder, capture_output=True, text=True)
+
+
+def test_the_monai_bundle_client_opens_and_runs_it(built):
+    done = checked(built, "check_bundle.py", "monai", "-q", "--run", ".")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_clinicadl_client_opens_it(built):
+    done = checked(built, "check_maps.py", "clinicadl", "--layout-only")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_research_object_validator_accepts_its_manifest(built):
+    done = checked(built, "crate/check_crate.py", "rocrate_validator", "--integrity")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_mmar_checker_finds_no_fault_but_the_commands_of_later_versions(built):
+    done = checked(built, "check_mmar.py", "monai", "-q")
+    faults = {line.split("commands/")[-1].split()[0] for line in done.stdout.splitlines() if line.startswith("FAIL")}
+    assert faults <= {"train_multi_gpu.sh", "finetune.sh", "validate_multi_gpu.sh", "validate_multi_gpu_ckpt.sh"}, (
+        done.stdout
+    )
