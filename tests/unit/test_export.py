@@ -15,8 +15,8 @@ import torch
 from armarium import export
 from armarium.errors import UserError
 from armarium.export import deterministic_bytes, export_split, network_input_shape, to_torchscript
+from armarium.network import build_network
 from armarium.run import INFO, member_of_checkpoint, saved, write_zip
-from armarium.training import build_network
 from tiny import REPO, component, settings
 
 EXTRA = {"metadata.json": '{"version": "1"}'}

@@ -9,12 +9,14 @@ import zipfile
 import numpy
 import pytest
 import torch
+from armarium.epochs import EpochOrder, TrainingCases, seed_from
 from armarium.errors import UserError
 from armarium.evaluation import CaseScorer
+from armarium.network import build_network, choose_device
 from armarium.records import run_members
 from armarium.run import Workspace
 from armarium.tables import read_tsv
-from armarium.training import EpochOrder, SplitTraining, TrainingCases, build_network, choose_device, seed_from
+from armarium.training import SplitTraining
 from armarium.transforms import build_transforms
 from tiny import CLASSES, component, handler, recipe, settings, squares, training_of
 

@@ -99,8 +99,9 @@ def training_of(
 ):
     """A training of ``given`` settings on ``data``: a folder, training cases and validation cases."""
     import torch
+    from armarium.network import make_deterministic
     from armarium.run import Workspace
-    from armarium.training import SplitTraining, make_deterministic
+    from armarium.training import SplitTraining
 
     root, cases, validation = data
     make_deterministic(given)

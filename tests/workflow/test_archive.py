@@ -81,7 +81,7 @@ def test_segmentations_lie_on_the_input_grid_and_give_the_reported_dice(built):
 
 def test_torchscript_matches_the_weights_beside_it(built):
     from armarium.configure import read_effective
-    from armarium.training import build_network
+    from armarium.network import build_network
 
     network = build_network(read_effective(str(built.archive), "train"))
     x = torch.randn(1, 1, 24, 24, generator=torch.Generator().manual_seed(1))

@@ -16,8 +16,8 @@ import torch
 
 from .errors import UserError
 from .files import json_text
+from .network import build_network, make_deterministic
 from .run import INFO, epoch_of, run_info, write_zip
-from .training import build_network, make_deterministic
 from .transforms import components_at_work
 from .weights import load_weights
 

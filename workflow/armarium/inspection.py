@@ -7,7 +7,7 @@ import torch
 from .components import build, build_lr_scheduler, substitute_runtime
 from .errors import UserError
 from .evaluation import POST_OURS, Score
-from .training import build_network, make_deterministic
+from .network import build_network, make_deterministic
 from .transforms import build_transforms, split_at_first_random
 
 

@@ -13,11 +13,12 @@ import torch
 
 from .evaluation import CLASS_SUMMARY, IDS
 from .files import json_text
+from .history import Progress, peak_memory_mib
 from .maps import computational_json
 from .progress import mean_loss
 from .run import INFO, saved
 from .tables import tsv
-from .training import Progress, SplitTraining, peak_memory_mib
+from .training import SplitTraining
 
 TIMING = [
     "epoch",

@@ -137,8 +137,9 @@ def train(archive: str, split: str, device: str, cache_dir: str) -> None:
 def _train(archive: str, split: str, device: str, cache_dir: str, workspace: Workspace) -> dict:
     settings = training_settings_of(archive)
     sides = read_json(layout.splits_json(archive))["splits"][int(split)]
+    from .network import choose_device, make_deterministic
     from .records import run_members
-    from .training import SplitTraining, choose_device, make_deterministic
+    from .training import SplitTraining
 
     make_deterministic(settings)
     training = SplitTraining(

@@ -9,11 +9,11 @@ import numpy
 import torch
 
 from .evaluation import CLASS_SUMMARY, IDS, CaseScorer, Evaluation
+from .network import build_network, choose_device, make_deterministic
 from .predictions import probability_table, segmentation_bytes
 from .records import class_columns
 from .run import epoch_of, run_info
 from .tables import tsv
-from .training import build_network, choose_device, make_deterministic
 from .weights import load_weights
 
 

@@ -7,152 +7,30 @@ So a resumed run gives the bytes of an undisturbed one, with or without loader w
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
-import os
 import time
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy
 import torch
 from ignite.engine import Events
 from monai.data import set_track_meta
 from monai.engines import SupervisedTrainer
-from monai.transforms import Randomizable
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
-from . import gpus
 from .cache import PreparedCases
 from .components import build, build_lr_scheduler, substitute_runtime
+from .epochs import EpochOrder, TrainingCases, seed_from
 from .errors import UserError
 from .evaluation import CaseScorer, Evaluation
+from .history import CollectedWarnings, Progress, better, peak_memory_mib
+from .network import build_network
 from .progress import EpochProgress
 from .run import Workspace
-from .transforms import apply_all, as_batch, build_transforms, components_at_work, split_at_first_random
+from .transforms import as_batch, build_transforms, components_at_work, split_at_first_random
 
-CACHED_HANDLES = 8192
 LONG_RECORDS = ("losses", "rates")
 """Records with a row for every step, saved as tensors: lists of that length are slow to save."""
-
-
-def seed_from(*parts: int | str) -> int:
-    """A seed in [0, 2^32) that differs with every part, the same on every machine."""
-    digest = hashlib.sha256(":".join(str(p) for p in parts).encode()).digest()
-    return int.from_bytes(digest[:4], "little")
-
-
-def choose_device(wanted: str) -> torch.device:
-    """``auto`` takes a GPU when there is one; ``cuda`` insists.
-
-    Raises
-    ------
-    UserError
-        If a GPU is insisted on and there is none.
-    """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "device is cuda, but torch sees no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES, or set device: auto"
-        )
-    if wanted == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", gpus.claim(torch.cuda.device_count()))
-
-
-def make_deterministic(settings: dict) -> None:
-    """Fix torch's threads and algorithms; other thread counts give other bytes."""
-    torch.set_num_threads(settings["threads"])
-    if settings["deterministic"]:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = False
-    else:
-        torch.backends.cudnn.benchmark = True
-
-
-class Network(torch.nn.Module):
-    """The recipe's network under the name that MAPS gives it, so that weights are keyed ``network.…``."""
-
-    def __init__(self, network: torch.nn.Module):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: torch.Tensor):
-        return self.network(x)
-
-
-def build_network(settings: dict) -> Network:
-    return Network(build("model", settings["model"], settings["allow"]))
-
-
-class TrainingCases(Dataset):
-    """Training cases with this epoch's augmentation.
-
-    Parameters
-    ----------
-    cases:
-        As :class:`~armarium.cache.PreparedCases` takes them.
-    prepared:
-        Does the deterministic transforms.
-    random:
-        The transforms from the first random one on.
-    seed:
-        Parts that the augmentation is seeded from, before the epoch and the case's number.
-    """
-
-    def __init__(self, cases: Sequence[dict], prepared: PreparedCases, random: list, seed: tuple):
-        self.cases, self.random, self.seed, self.epoch = cases, random, seed, 0
-        self.load = lru_cache(CACHED_HANDLES)(lambda i: prepared.get(cases[i]))
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
-        item = {k: self.load(i)[k] for k in ("image", "label")}
-        state = numpy.random.RandomState(seed_from(*self.seed, self.epoch, "case", i))
-        for transform in self.random:
-            if isinstance(transform, Randomizable):
-                transform.set_random_state(state=state)
-        item = apply_all(self.random, item, f"case {self.cases[i]['case']}")
-        return tuple(torch.as_tensor(item[k]) for k in ("image", "label"))
-
-
-class EpochOrder(Sampler):
-    """The order of an epoch: another one each epoch, the same whenever that epoch is trained."""
-
-    def __init__(self, dataset: TrainingCases):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __iter__(self):
-        generator = torch.Generator().manual_seed(seed_from(*self.dataset.seed, self.dataset.epoch, "order"))
-        return iter(torch.randperm(len(self.dataset), generator=generator).tolist())
-
-
-@dataclass
-class Progress:
-    """All that a training remembers beside weights and optimizer; plain values, so it loads safely."""
-
-    epoch: int = 0
-    stopped_early: bool = False
-    best: dict = field(default_factory=dict)
-    stop_at: float = math.nan
-    without_gain: int = 0
-    losses: list = field(default_factory=list)
-    rates: list = field(default_factory=list)
-    history: dict = field(default_factory=lambda: {"aggregated": [], "details": [], "classes": [], "class_details": []})
-    timing: list = field(default_factory=list)
-    warnings: list = field(default_factory=list)
-
-    def epochs_to_keep(self, listed: Sequence[int]) -> set[int]:
-        """Epochs whose weights a rule may select, as known so far."""
-        kept = {b["epoch"] for b in self.best.values()} | {e for e in listed if e <= self.epoch}
-        return kept | {self.epoch}
 
 
 class SplitTraining:
@@ -390,7 +268,7 @@ class SplitTraining:
         improved = False
         for name, mode in self._modes().items():
             value = aggregated[name]
-            if name not in self.progress.best or _better(value, self.progress.best[name]["value"], mode):
+            if name not in self.progress.best or better(value, self.progress.best[name]["value"], mode):
                 self.progress.best[name] = {"value": value, "epoch": epoch}
                 improved = True
         return improved
@@ -404,7 +282,7 @@ class SplitTraining:
         if name not in aggregated:
             raise UserError(f"EarlyStopHandler: metric is {name!r}; the recipe has {list(aggregated)}")
         margin = float(stop.get("min_delta", 0.0))
-        if _better(aggregated[name], self.progress.stop_at, self._modes()[name], margin):
+        if better(aggregated[name], self.progress.stop_at, self._modes()[name], margin):
             self.progress.stop_at, self.progress.without_gain = aggregated[name], 0
         else:
             self.progress.without_gain += 1
@@ -423,7 +301,7 @@ class SplitTraining:
         done = self.resume()
         with (
             EpochProgress(self.split, self.settings["epochs"], self.workspace.events, done) as self.display,
-            _collected_warnings(self.progress.warnings),
+            CollectedWarnings(self.progress.warnings),
         ):
             if not self._last(done):
                 try:
@@ -451,37 +329,3 @@ class SplitTraining:
         engine.state.epoch, engine.state.iteration = done, done * len(self.loader)
         self.cases.epoch = done + 1
         return engine
-
-
-def _better(value: float, best: float, mode: str, margin: float = 0.0) -> bool:
-    if math.isnan(value):
-        return False
-    return math.isnan(best) or (value > best + margin if mode == "max" else value < best - margin)
-
-
-def peak_memory_mib() -> float:
-    """The process's largest resident size so far, in MiB."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-class _collected_warnings:
-    """Append every distinct warning to a list, and show it once."""
-
-    def __init__(self, into: list[str]):
-        self.into = into
-
-    def __enter__(self):
-        self.manager = warnings.catch_warnings()
-        self.manager.__enter__()
-        warnings.simplefilter("default")
-        warnings.showwarning = self._take
-
-    def _take(self, message, category, *_, **__):
-        line = f"{category.__name__}: {' '.join(str(message).split())}"
-        if line not in self.into:
-            self.into.append(line)
-
-    def __exit__(self, *error):
-        self.manager.__exit__(*error)

@@ -1,0 +1,54 @@
+"""The recipe's network, and what it runs on."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from . import gpus
+from .components import build
+from .errors import UserError
+
+
+def choose_device(wanted: str) -> torch.device:
+    """``auto`` takes a GPU when there is one; ``cuda`` insists.
+
+    Raises
+    ------
+    UserError
+        If a GPU is insisted on and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "device is cuda, but torch sees no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES, or set device: auto"
+        )
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", gpus.claim(torch.cuda.device_count()))
+
+
+def make_deterministic(settings: dict) -> None:
+    """Fix torch's threads and algorithms; other thread counts give other bytes."""
+    torch.set_num_threads(settings["threads"])
+    if settings["deterministic"]:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    else:
+        torch.backends.cudnn.benchmark = True
+
+
+class Network(torch.nn.Module):
+    """The recipe's network under the name that MAPS gives it, so that weights are keyed ``network.…``."""
+
+    def __init__(self, network: torch.nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor):
+        return self.network(x)
+
+
+def build_network(settings: dict) -> Network:
+    return Network(build("model", settings["model"], settings["allow"]))
