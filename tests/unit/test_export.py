@@ -104,7 +104,8 @@ def test_every_checkpoint_is_exported_with_its_parity(tmp_path):
     given = settings()
     members = exported(tmp_path, given)
     assert list(members) == ["run.json", "parity.json", "best-loss.ts", "best-MeanDice.ts", "epoch-1.ts", "final.ts"]
-    assert json.loads(members["run.json"]) == {"fingerprint": "f"}
+    held = json.loads(members["run.json"])
+    assert held["fingerprint"] == "f" and len(held["run"]) == 64, "which training it came from"
     report = json.loads(members["parity.json"])
     assert [report[c]["epoch"] for c in CHECKPOINTS] == [2, 1, 1, 3]
     assert members["best-MeanDice.ts"] == members["epoch-1.ts"] != members["final.ts"]

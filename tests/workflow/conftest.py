@@ -41,7 +41,7 @@ def micro_config() -> dict:
                     "list": "data/micro/dataset.json",
                     "synthesize": {"cases": 8, "test_cases": 3, "shape": [20, 24], "spacing": [1.0, 0.8]},
                 },
-                "splits": {"method": "kfold", "n_splits": 2},
+                "splits": {"method": "holdout", "holdout": 3},
                 "test": {"groups": {"holdout": {"from": "test"}}},
                 "select": {"best": ["loss", "MeanDice"], "epochs": [2]},
                 "set": {"epochs": 4},

@@ -21,15 +21,14 @@ def read_tsv(path):
         return list(csv.DictReader(file, delimiter="\t"))
 
 
-def test_micro_archive_has_every_artifact_of_both_splits(built):
-    for split in (0, 1):
-        for checkpoint in ("best-loss", "best-MeanDice", "epoch-2", "final"):
-            folder = layout.checkpoint_dir(str(built.archive), split, checkpoint)
-            for path in (layout.checkpoint_pt(folder), layout.checkpoint_ts(folder), *layout.checkpoint_tables(folder)):
-                assert Path(path).read_bytes(), path
-            results = layout.result_dir(str(built.archive), "holdout", split, checkpoint)
-            for path in layout.result_tables(results):
-                assert Path(path).read_text().strip(), path
+def test_micro_archive_has_every_artifact_of_its_split(built):
+    for checkpoint in ("best-loss", "best-MeanDice", "epoch-2", "final"):
+        folder = layout.checkpoint_dir(str(built.archive), 0, checkpoint)
+        for path in (layout.checkpoint_pt(folder), layout.checkpoint_ts(folder), *layout.checkpoint_tables(folder)):
+            assert Path(path).read_bytes(), path
+        results = layout.result_dir(str(built.archive), "holdout", 0, checkpoint)
+        for path in layout.result_tables(results):
+            assert Path(path).read_text().strip(), path
 
 
 def test_published_weights_are_the_best_checkpoints_without_prefix(built):
@@ -52,7 +51,7 @@ def test_checkpoint_tables_are_the_rows_of_their_epoch(built):
 
 
 def test_aggregated_is_the_mean_of_details_and_no_case_is_dropped(built):
-    folder = layout.result_dir(str(built.archive), "holdout", 1, "final")
+    folder = layout.result_dir(str(built.archive), "holdout", 0, "final")
     (aggregated,), details = (read_tsv(p) for p in layout.result_tables(folder)[:2])
     assert len(details) == 3
     defined = [float(r["MeanDice"]) for r in details if r["MeanDice"] != "n/a"]
@@ -85,23 +84,18 @@ def test_torchscript_matches_the_weights_beside_it(built):
 
     network = build_network(read_effective(str(built.archive), "train"))
     x = torch.randn(1, 1, 24, 24, generator=torch.Generator().manual_seed(1))
-    for split in (0, 1):
-        folder = layout.checkpoint_dir(str(built.archive), split, "final")
-        network.load_state_dict(torch.load(layout.checkpoint_pt(folder), weights_only=True))
-        script = torch.jit.load(layout.checkpoint_ts(folder)).eval()
-        with torch.no_grad():
-            assert torch.allclose(network.eval()(x), script(x), atol=1e-5)
+    folder = layout.checkpoint_dir(str(built.archive), 0, "final")
+    network.load_state_dict(torch.load(layout.checkpoint_pt(folder), weights_only=True))
+    script = torch.jit.load(layout.checkpoint_ts(folder)).eval()
+    with torch.no_grad():
+        assert torch.allclose(network.eval()(x), script(x), atol=1e-5)
 
 
-def test_splits_share_no_participant_and_differ(built):
+def test_no_case_lies_on_two_sides(built):
     splits = json.loads((built.archive / "data/splits.json").read_text())
-    test = set(splits["groups"]["holdout"])
-    for split in splits["splits"]:
-        assert not set(split["train"]) & set(split["validation"])
-        assert not (set(split["train"]) | set(split["validation"])) & test
-    assert set(splits["splits"][0]["validation"]) | set(splits["splits"][1]["validation"]) == set(
-        splits["splits"][0]["train"]
-    ) | set(splits["splits"][0]["validation"])
+    (split,), test = splits["splits"], set(splits["groups"]["holdout"])
+    assert len(split["validation"]) == 3 and len(split["train"]) == 5 and len(test) == 3
+    assert len(set(split["train"]) | set(split["validation"]) | test) == 11
 
 
 def test_manifest_names_every_file_with_its_hash(built):

@@ -14,10 +14,10 @@ LOST = {
     "models/model.ts": {"publish_torchscript": 1},
     "models/model.pt": {"publish_weights": 1},
     "training/split-0/models/best_models/best-MeanDice/model.pt": {"select_checkpoint": 1},
-    "training/split-1/models/checkpoints/epoch-2/model.ts": {"extract_torchscript": 1},
-    "training/split-1/models/final/validation_metrics/details.tsv": {"select_tables": 1},
+    "training/split-0/models/checkpoints/epoch-2/model.ts": {"extract_torchscript": 1},
+    "training/split-0/models/final/validation_metrics/details.tsv": {"select_tables": 1},
     "training/split-0/validation_metrics/classes.tsv": {"copy_logs": 1},
-    "test/group-holdout/results/split-1/final/metrics/aggregated.tsv": {"write_results": 1},
+    "test/group-holdout/results/split-0/final/metrics/aggregated.tsv": {"write_results": 1},
     "training/split-0/exports.zip": {"export_split": 1},
     "data/cases.tsv": {"check_data": 1},
     "data/splits.json": {"split_data": 1},
@@ -50,10 +50,10 @@ def test_many_lost_files_never_retrain(copy):
 
 
 def test_a_lost_run_is_trained_again_to_the_same_bytes(copy):
-    path = copy.archive / "training/split-1/run.zip"
+    path = copy.archive / "training/split-0/run.zip"
     before = zip_hashes(path)
     path.unlink()
-    assert copy.ran("archives/micro/training/split-1/run.zip") == {"train_split": 1}
+    assert copy.ran("archives/micro/training/split-0/run.zip") == {"train_split": 1}
     assert zip_hashes(path) == before
 
 

@@ -36,6 +36,7 @@ def test_no_more_trainings_at_once_than_gpus(tmp_path, monkeypatch, gpus, side_b
     project = Project.fresh(tmp_path / "project")
     config = micro_config()
     config["archives"]["micro"]["set"]["epochs"] = 30
+    config["archives"]["micro"]["splits"] = {"method": "kfold", "n_splits": 2}
     project.configure(config)
     drivers = fake_driver(tmp_path / "bin", gpus)
     monkeypatch.setattr(

@@ -17,7 +17,7 @@ import torch
 from .errors import UserError
 from .files import json_text
 from .network import build_network, make_deterministic
-from .run import INFO, epoch_of, run_info, write_zip
+from .run import INFO, epoch_of, run_identity, run_info, write_zip
 from .transforms import components_at_work
 from .weights import load_weights
 
@@ -140,7 +140,14 @@ def export_split(
     report = {
         c: {"epoch": epoch_of(info, c), "input_shape": shape, **by_epoch[epoch_of(info, c)][1]} for c in checkpoints
     }
-    write_zip(target, {INFO: json_text({"fingerprint": fingerprint}), PARITY: json_text(report), **members})
+    write_zip(
+        target,
+        {
+            INFO: json_text({"fingerprint": fingerprint, "run": run_identity(run_zip)}),
+            PARITY: json_text(report),
+            **members,
+        },
+    )
 
 
 def _export_one(

@@ -7,6 +7,7 @@ that Snakemake never deletes it, and is only ever replaced whole.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -57,6 +58,12 @@ def run_info(path: str | os.PathLike) -> dict | None:
         return json.loads(zip_member(path, INFO))
     except (FileNotFoundError, KeyError, zipfile.BadZipFile, ValueError):
         return None
+
+
+def run_identity(path: str | os.PathLike) -> str | None:
+    """Tells one training's outcome from another's: a hash over what run.zip says of itself."""
+    info = run_info(path)
+    return None if info is None else hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

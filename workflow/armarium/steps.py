@@ -22,7 +22,7 @@ from .errors import UserError
 from .files import json_text, read_json, write_bytes, write_json
 from .hashing import HashIndex
 from .provenance import step
-from .run import Workspace, only_trainer, run_info, zip_member
+from .run import Workspace, only_trainer, run_identity, run_info, zip_member
 
 
 def hash_index(cache_dir: str) -> HashIndex:
@@ -216,7 +216,7 @@ def test_split(archive: str, group: str, split: str, device: str, cache_dir: str
             cache_dir,
             device,
         )
-        _write_evaluation(archive, output, members, fingerprint_on_disk(archive, "evaluation", group, split))
+        _write_evaluation(output, members, fingerprint_on_disk(archive, "evaluation", group, split), run_zip)
 
 
 def write_results(archive: str, group: str, split: str, checkpoint: str) -> None:
@@ -231,10 +231,10 @@ def write_results(archive: str, group: str, split: str, checkpoint: str) -> None
         write_result_computational(archive, group, split, checkpoint)
 
 
-def _write_evaluation(archive: str, output: str, members: dict, fingerprint: str) -> None:
+def _write_evaluation(output: str, members: dict, fingerprint: str, run_zip: str) -> None:
     from .run import INFO, write_zip
 
-    write_zip(output, {INFO: json_text({"fingerprint": fingerprint}), **members})
+    write_zip(output, {INFO: json_text({"fingerprint": fingerprint, "run": run_identity(run_zip)}), **members})
 
 
 def published_cases(archive: str) -> list[str]:
@@ -261,7 +261,8 @@ def evaluate_published(archive: str, device: str, cache_dir: str) -> None:
             device,
             read_effective(archive, "evaluate")["predictions"],
         )
-        _write_evaluation(archive, output, members, fingerprint_on_disk(archive, "published evaluation"))
+        published = layout.run_zip(archive, read_effective(archive, "publish")["publish"])
+        _write_evaluation(output, members, fingerprint_on_disk(archive, "published evaluation"), published)
 
 
 def export_split(archive: str, split: str, checkpoints: list[str]) -> None:

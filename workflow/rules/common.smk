@@ -15,7 +15,7 @@ from armarium import gpus, layout
 from armarium.config import archive_section, check
 from armarium.configure import Globals, configure
 from armarium.errors import UserError
-from armarium.run import run_info
+from armarium.run import run_identity, run_info
 
 
 def told(function, *args):
@@ -126,39 +126,50 @@ def source(part):
     return of
 
 
-def unless_current(product, kind, others, which=()):
+def unless_current(product, kind, others, which=(), run_of=None):
     """Input function: what a costly product is made from, or nothing while it is current.
 
-    Current by content: the product holds the fingerprint of the configuration that decides it. So a lost
-    and remade intermediate, or any time on any file, never makes it again; an edit always does. (Snakemake's
-    ancient() does not give that: it counts only while the file exists, and where a job behind it runs,
-    Snakemake never looks at the job's other inputs, so that an edit is missed.)
+    Current by content: the product holds the fingerprint of the configuration that decides it, and of what a
+    training gave it holds that training's identity. So a lost and remade intermediate, or any time on any file,
+    never makes it again; an edit, or another run, always does. (Snakemake's ancient() does not give that: it
+    counts only while the file exists, and where a job behind it runs, Snakemake never looks at the job's other
+    inputs, so that an edit is missed.)
+
+    product, others: functions of the wildcards: its path, and what it is made from
+    kind, which: its kind in configure.DEPENDS_ON, and the wildcards that tell products of a kind apart
+    run_of: function of the wildcards: the split whose run.zip it is made from
     """
 
     def of(wildcards):
-        values = dict(wildcards.items())
-        path = product(**values)
-        wanted = configured(wildcards.archive).fingerprint(kind, *(values[w] for w in which))
-        held = fingerprint_in(path)
-        if held == wanted:
-            return []
-        needed = others(wildcards)
-        return (
-            needed
-            if held is None
-            else [*needed, stamp(wildcards.archive, f"{kind} {'-'.join(values[w] for w in which)}", path)]
-        )
+        archive = wildcards.archive
+        path, needed = product(wildcards), others(wildcards)
+        names = [getattr(wildcards, w) for w in which]
+        held = held_by(path)
+        if held is None:
+            return needed
+        if held["fingerprint"] == configured(archive).fingerprint(kind, *names):
+            if run_of is None:
+                return []
+            run_zip = layout.run_zip(archive, run_of(wildcards))
+            run = run_info(run_zip)
+            if run is None:
+                return needed  # remade only if something else asks for the run
+            wanted = configured(archive).fingerprint("training", str(run_of(wildcards)))
+            if run["fingerprint"] == wanted and held.get("run") == run_identity(run_zip):
+                return []
+        return [*needed, stamp(archive, " ".join([kind, *names]), path)]
 
     return of
 
 
-def fingerprint_in(path):
-    """The fingerprint that a product holds; None where there is no whole product."""
+def held_by(path):
+    """What a product says of how it came about; None where there is no whole product."""
     if path.endswith(".zip"):
-        return (run_info(path) or {}).get("fingerprint")
+        return run_info(path)
     try:
-        return json_module.loads(Path(path).read_text())["fingerprint"]
-    except (OSError, ValueError, KeyError):
+        held = json_module.loads(Path(path).read_text())
+        return held if "fingerprint" in held else None
+    except (OSError, ValueError):
         return None
 
 

@@ -48,7 +48,7 @@ rule check_data:
 checkpoint split_data:
     input:
         unless_current(
-            lambda archive: layout.splits_json(archive),
+            lambda wildcards: layout.splits_json(wildcards.archive),
             "splits",
             lambda wildcards: [layout.cases_tsv(wildcards.archive)],
         ),

@@ -3,12 +3,12 @@
 
 rule test_split:
     input:
-        layout.run_zip("{archive}", "{split}"),
         unless_current(
-            lambda archive, group, split: layout.evaluation_zip(archive, group, split),
+            lambda wildcards: layout.evaluation_zip(wildcards.archive, wildcards.group, wildcards.split),
             "evaluation",
             testing_needs,
             ("group", "split"),
+            lambda wildcards: wildcards.split,
         ),
     output:
         layout.evaluation_zip("{archive}", "{group}", "{split}"),
@@ -44,8 +44,12 @@ rule write_results:
 
 rule evaluate_published:
     input:
-        layout.published_ts("{archive}"),
-        unless_current(lambda archive: layout.eval_zip(archive), "published evaluation", published_needs),
+        unless_current(
+            lambda wildcards: layout.eval_zip(wildcards.archive),
+            "published evaluation",
+            published_needs,
+            run_of=published_split,
+        ),
     output:
         layout.eval_zip("{archive}"),
     log:

@@ -3,12 +3,12 @@
 
 rule export_split:
     input:
-        layout.run_zip("{archive}", "{split}"),
         unless_current(
-            lambda archive, split: layout.exports_zip(archive, split),
+            lambda wildcards: layout.exports_zip(wildcards.archive, wildcards.split),
             "export",
-            lambda wildcards: [layout.dataset_json(wildcards.archive)],
+            exporting_needs,
             ("split",),
+            lambda wildcards: wildcards.split,
         ),
     output:
         layout.exports_zip("{archive}", "{split}"),

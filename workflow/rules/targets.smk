@@ -47,14 +47,27 @@ def training_needs(wildcards):
 
 def testing_needs(wildcards):
     return [
+        layout.run_zip(wildcards.archive, wildcards.split),
         layout.splits_json(wildcards.archive),
         layout.cases_tsv(wildcards.archive),
         *layout.group_data(wildcards.archive, wildcards.group),
     ]
 
 
+def exporting_needs(wildcards):
+    return [layout.run_zip(wildcards.archive, wildcards.split), layout.dataset_json(wildcards.archive)]
+
+
 def published_needs(wildcards):
-    return [layout.splits_json(wildcards.archive), layout.cases_tsv(wildcards.archive)]
+    return [
+        layout.published_ts(wildcards.archive),
+        layout.splits_json(wildcards.archive),
+        layout.cases_tsv(wildcards.archive),
+    ]
+
+
+def published_split(wildcards):
+    return configured(wildcards.archive).spec["publish"]
 
 
 def exported(archive):
@@ -63,11 +76,11 @@ def exported(archive):
 
 
 def published_run(wildcards):
-    return layout.run_zip(wildcards.archive, configured(wildcards.archive).spec["publish"])
+    return layout.run_zip(wildcards.archive, published_split(wildcards))
 
 
 def published_exports(wildcards):
-    return layout.exports_zip(wildcards.archive, configured(wildcards.archive).spec["publish"])
+    return layout.exports_zip(wildcards.archive, published_split(wildcards))
 
 
 ROOT_CONFIGS = {

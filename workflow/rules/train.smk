@@ -24,7 +24,7 @@ rule check_recipe:
 rule train_split:
     input:
         unless_current(
-            lambda archive, split: layout.run_zip(archive, split),
+            lambda wildcards: layout.run_zip(wildcards.archive, wildcards.split),
             "training",
             training_needs,
             ("split",),
