@@ -272,3 +272,7 @@ def test_the_recipes_of_the_examples_are_right():
             json.loads((folder / "config" / f).read_text()) for f in ("config_train.json", "environment.json")
         )
         assert training_settings(conf, environment, folder.name)["epochs"] > 0
+
+
+def test_several_gpus_are_refused_and_not_quietly_one():
+    assert "multi_gpu is true" in refused(lambda conf: conf.update(multi_gpu=True))

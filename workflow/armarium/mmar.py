@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Sequence
 
 from . import layout
+from .bundle import LOGGING_CONF
 from .bundle_metadata import input_shape
 from .configure import read_effective
 from .errors import UserError
@@ -71,31 +72,6 @@ APPS = {
 COMMANDS = ("set_env.sh", *APPS)
 """The commands that can be written; each runs what it says."""
 
-LOG_CONFIG = """\
-[loggers]
-keys=root
-
-[handlers]
-keys=console
-
-[formatters]
-keys=plain
-
-[logger_root]
-level=INFO
-handlers=console
-
-[handler_console]
-class=StreamHandler
-level=INFO
-formatter=plain
-args=(sys.stderr,)
-
-[formatter_plain]
-format=%(asctime)s %(levelname)s %(name)s: %(message)s
-"""
-
-
 # ---- commands
 
 
@@ -125,7 +101,7 @@ def _command(archive: str, name: str) -> str:
 
 def write_log_config(archive: str) -> list[str]:
     """``resources/log.config``: a logging ``fileConfig`` whose evaluated fields are literals."""
-    write_text(layout.log_config(archive), LOG_CONFIG)
+    write_text(layout.log_config(archive), LOGGING_CONF)
     return [layout.log_config(archive)]
 
 

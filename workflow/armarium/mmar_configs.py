@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from copy import deepcopy
 
-VARIABLES = ("multi_gpu", "amp", "num_workers", "dont_load_ts_model", "dont_load_ckpt_model")
-
 
 def environment_defaults() -> dict:
     """environment.json of an archive: locations relative to it, as MMAR names them."""

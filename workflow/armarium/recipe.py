@@ -287,6 +287,8 @@ def training_settings(conf: dict, environment: dict, source: str) -> dict:
     sections = {k: conf[k] for k in ("train", "validate")}
     _no_code(sections, source)
     variables = _variables(conf, environment, source)
+    if variables["multi_gpu"]:
+        raise UserError(f"{source}: multi_gpu is true; this version trains a split on one device; set it to false")
     sections = substitute(sections, variables, source)
     _no_code(sections, source)  # a variable's value is no more to be run
     train, validate = sections["train"], sections["validate"]
