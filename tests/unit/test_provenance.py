@@ -234,3 +234,15 @@ def test_the_module_is_quick_to_import_and_imports_nothing_heavy():
     runs = [subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, check=True)
             for _ in range(3)]  # fmt: skip
     assert min(float(run.stdout) for run in runs) < 0.1
+
+
+def test_noted_digests_are_taken_for_files_that_are_older_than_the_reading(tmp_path):
+    old, young = tmp_path / "old", tmp_path / "young"
+    for path in (old, young):
+        path.write_text(path.name)
+    os.utime(old, (1_700_000_000, 1_700_000_000))
+    index = HashIndex(tmp_path / "hashes.sqlite")
+    index.note({str(old): "noted", str(young): "noted"}, time.time_ns())
+    found = index.many([str(old), str(young)])
+    assert found[str(old)] == "noted", "not read again"
+    assert found[str(young)] == sha256(young), "it may have changed after it was read"

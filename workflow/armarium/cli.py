@@ -89,9 +89,10 @@ def synthesize(listed: str, spec: str) -> None:
 @cli.command()
 @archive
 @click.option("--workers", type=int, default=2, show_default=True)
-def check_data(archive: str, workers: int) -> None:
+@cache
+def check_data(archive: str, workers: int, cache: str) -> None:
     """Check every case of the dataset."""
-    steps().check_data(archive, workers)
+    steps().check_data(archive, workers, cache)
 
 
 @cli.command()

@@ -75,6 +75,20 @@ class HashIndex:
             self._database(self._store, new)
         return found
 
+    def note(self, digests: dict[str, str], read_since_ns: int) -> None:
+        """Remember digests that somebody else computed, so that a large dataset is not read again to plan.
+
+        Parameters
+        ----------
+        digests:
+            SHA-256 by path.
+        read_since_ns:
+            When the reading began (``time.time_ns()``); files modified since, or just before, are left out.
+        """
+        stats = {os.path.abspath(path): (os.stat(path), digest) for path, digest in digests.items()}
+        rows = [(k, *_signature(s), d) for k, (s, d) in stats.items() if s.st_mtime_ns < read_since_ns - RACY_NS]
+        self._database(self._store, rows)
+
     # ---- the database
 
     def _database(self, work, argument):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 from . import layout
@@ -32,7 +33,7 @@ def hash_index(cache_dir: str) -> HashIndex:
 # ---- data
 
 
-def check_data(archive: str, workers: int) -> None:
+def check_data(archive: str, workers: int, cache_dir: str) -> None:
     """Check every case of the dataset and the test lists; write their table and what the list says."""
     from .checks import check_dataset, write_cases_table
     from .dataset import read_dataset, with_test_lists
@@ -42,6 +43,7 @@ def check_data(archive: str, workers: int) -> None:
     outputs = [layout.cases_tsv(archive), layout.dataset_json(archive)]
     sources = [layout.effective(archive, p) for p in ("data", "check", "evaluate", "files")]
     with step(archive, "check_data", "check_data", sources, outputs) as running:
+        started = time.time_ns()
         listed = read_dataset(spec, root)
         dataset = with_test_lists(listed, {"groups": _groups(archive)}, root)
         rows = check_dataset(dataset, spec, root, workers)
@@ -49,6 +51,7 @@ def check_data(archive: str, workers: int) -> None:
         facts = {**dataset.header(), "list": spec["list"], "cases": len(rows), "digest": dataset_digest(listed)}
         write_json(layout.dataset_json(archive), facts)
         running.data_inputs = _content(dataset.cases, {r["case"]: r for r in rows})
+        hash_index(cache_dir).note({str(Path(root, f)): h for f, h in running.data_inputs.items()}, started)
 
 
 def _groups(archive: str) -> dict:
