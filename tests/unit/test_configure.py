@@ -190,6 +190,19 @@ def test_what_is_set_goes_over_the_archives_own_section(folder):
     assert configured(folder, given, set={"epochs": 6}).settings["epochs"] == 6
 
 
+def test_a_kept_variable_that_the_recipe_dropped_is_told_with_the_file_to_mend(folder, archive):
+    write_recipe(folder / "recipe", recipe() | {"width": 3})
+    configured(folder, set={"width": 4})
+    write_recipe(folder / "recipe", recipe())
+    with pytest.raises(UserError, match=r"archive\.json: kept from an earlier set: no variable 'width'.*under 'kept'"):
+        configured(folder)
+    path = Path(layout.archive_json(str(archive)))
+    mended = json.loads(path.read_text())
+    del mended["kept"]["width"]
+    path.write_text(json.dumps(mended, indent=4) + "\n")
+    assert configured(folder).spec["kept"] == {}
+
+
 # ---- an archive that is merely on disk
 
 
@@ -257,7 +270,7 @@ def checked(folder):
     spec = {"cases": 4, "test_cases": 0, "shape": [8, 8], "spacing": [1, 1], "channels": 1, "classes": 2, "seed": 0}
     synthesize_dataset(str(folder / "data"), spec)
     configured(folder)
-    steps.check_data(str(folder / "archives/a"), 1)
+    steps.check_data(str(folder / "archives/a"), 1, str(folder / "cache"))
     return folder
 
 

@@ -168,18 +168,28 @@ def _environment(given: dict, spec: dict, data_root: str | None) -> dict:
     return environment
 
 
+def _kept(archive: str) -> dict:
+    """The variables that were set for an archive before."""
+    path = layout.archive_json(archive)
+    return _read_object(path).get("kept", {}) if Path(path).is_file() else {}
+
+
 def _listed_files(archive: str, section: dict, given: Globals) -> tuple[dict, dict[str, dict]]:
     """The spec and configuration files of an archive that config.yaml lists."""
     spec = archive_spec(section)
-    kept = {}
-    if Path(layout.archive_json(archive)).is_file():
-        kept = _read_object(layout.archive_json(archive)).get("kept", {})
-    kept = {**kept, **given.changes}
     files = _recipe_files(section["recipe"], Path(archive).name)
     environment = _environment(files.get("environment.json", {}), spec, given.data_root)
-    conf, environment = recipe.override(files["config_train.json"], environment, {**section["set"], **kept})
+    conf, environment = recipe.override(files["config_train.json"], environment, section["set"])
+    kept = {name: value for name, value in _kept(archive).items() if name not in given.changes}
+    try:
+        conf, environment = recipe.override(conf, environment, kept)
+    except UserError as error:
+        raise UserError(
+            f"{layout.archive_json(archive)}: kept from an earlier {error}; remove it under 'kept'"
+        ) from None
+    conf, environment = recipe.override(conf, environment, given.changes)
     files.update({"config_train.json": conf, "environment.json": environment})
-    spec["kept"] = kept
+    spec["kept"] = {**kept, **given.changes}
     if spec["splits"]["method"] == "file":
         files["splits.json"] = read_json(spec["splits"]["file"])
         spec["splits"] = {**spec["splits"], "file": "splits.json"}
