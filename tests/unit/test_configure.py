@@ -296,7 +296,7 @@ def test_a_changed_image_changes_the_fingerprints_and_its_revert_restores_them(c
     assert configured(checked, dry=True).changed == {"files"}
     assert differing(first, configured(checked)) == PRODUCTS
     if checked_between:
-        steps.check_data(str(checked / "archives/a"), 1)
+        steps.check_data(str(checked / "archives/a"), 1, str(checked / "cache"))
         assert differing(first, configured(checked)) == PRODUCTS
     next((checked / "data/imagesTr").iterdir()).write_bytes(original)
     for _ in range(2):
