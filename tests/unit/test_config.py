@@ -295,3 +295,12 @@ def test_the_file_itself_stays_as_it_was():
 def test_contradictory_splits_are_refused(config, message):
     with pytest.raises(UserError, match=message):
         splits_of(config)
+
+
+def test_keys_of_the_users_own_keep_their_order():
+    from armarium.config import fill_defaults, schema
+
+    names = {str(i): f"class {i}" for i in (3, 1, 2, 0, 9, 4)}
+    root = schema("config")
+    filled = fill_defaults({"list": "x", "labels": names}, root["$defs"]["dataset"], root)
+    assert list(filled["labels"]) == list(names)

@@ -58,7 +58,7 @@ def fill_defaults(value: Any, node: dict, root: dict) -> Any:
         if key in value or "default" in child:
             filled[key] = fill_defaults(value.get(key, child.get("default")), child, root)
     others = node.get("additionalProperties")
-    for key in value.keys() - properties.keys():
+    for key in (k for k in value if k not in properties):  # in order: a set's would change from run to run
         filled[key] = fill_defaults(value[key], others, root) if isinstance(others, dict) else value[key]
     return filled
 

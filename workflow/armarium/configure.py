@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from . import layout, recipe
+from .changes import changed_files
 from .config import check, typed
-from .dataset import Dataset, read_dataset
 from .errors import UserError
 from .files import json_text, read_json, write_text
 from .hashing import HashIndex
@@ -45,7 +46,7 @@ class Configured:
     effective: dict[str, str]
     changed: set[str]
 
-    @property
+    @cached_property
     def split_numbers(self) -> list[int]:
         return split_numbers(json.loads(self.effective["split"]))
 
@@ -53,12 +54,12 @@ class Configured:
     def task(self) -> str:
         return self.spec["dataset"]["task"]
 
-    @property
+    @cached_property
     def checkpoints(self) -> list[str]:
         """The selected checkpoints."""
         return json.loads(self.effective["evaluate"])["checkpoints"]
 
-    @property
+    @cached_property
     def groups(self) -> list[str]:
         """The test groups."""
         return list(json.loads(self.effective["evaluate"])["groups"])
@@ -280,43 +281,6 @@ def _effective(spec: dict, settings: dict, chosen: list[str], given_splits: dict
     }
 
 
-def dataset_digest(dataset: Dataset) -> str:
-    """SHA-256 over what a dataset's list says, not how it is written."""
-    rows = [[c.case, c.participant_id, c.session_id, c.images, c.label, c.columns, c.subset] for c in dataset.cases]
-    text = json.dumps([rows, sorted(dataset.labels.items())], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _changed_files(archive: str, spec: dict, data_root: str, index: HashIndex) -> dict[str, list[str]]:
-    """Files, and the list itself, whose content ever changed: the hash first checked, and the present one."""
-    from .checks import read_cases_table
-
-    path = Path(layout.changed_files(archive))
-    changed = read_json(path) if path.is_file() else {}
-    listed = Path(data_root, spec["dataset"]["list"])
-    if not (
-        Path(layout.cases_tsv(archive)).is_file() and Path(layout.dataset_json(archive)).is_file() and listed.is_file()
-    ):
-        return changed
-    dataset = read_dataset(spec["dataset"], data_root)
-    recorded = {"list": read_json(layout.dataset_json(archive))["digest"]}
-    rows = read_cases_table(layout.cases_tsv(archive))
-    for case in dataset.cases:
-        if case.case in rows:
-            row = rows[case.case]
-            recorded.update(zip(case.images, row["image_sha256"].split(";"), strict=False))
-            if isinstance(case.label, str):
-                recorded[case.label] = row["label_sha256"]
-    present = {str(Path(data_root, f)): f for f in recorded if f != "list" and Path(data_root, f).is_file()}
-    current = {present[p]: h for p, h in index.many(list(present)).items()}
-    current["list"] = dataset_digest(dataset)
-    for name, digest in current.items():
-        first, known = changed.get(name, [recorded[name]] * 2)
-        if digest != known:
-            changed[name] = [first, digest]
-    return changed
-
-
 def _refuse_hand_edits(archive: str, texts: dict[str, str]) -> None:
     record = Path(layout.written_configs(archive))
     if not record.is_file():
@@ -375,7 +339,7 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
     if spec["publish"] not in configured.split_numbers:
         raise UserError(f"{archive}: publish is {spec['publish']}; wanted one of the splits {configured.split_numbers}")
     index = HashIndex(Path(given.cache_dir, "hashes.sqlite"))
-    configured.effective["files"] = json_text(_changed_files(archive, spec, data_root, index))
+    configured.effective["files"] = json_text(changed_files(archive, spec["dataset"], data_root, index))
 
     texts = {"archive.json": json_text(spec), **{name: json_text(value) for name, value in files.items()}}
     if section:

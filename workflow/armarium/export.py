@@ -143,7 +143,7 @@ def export_split(
     write_zip(
         target,
         {
-            INFO: json_text({"fingerprint": fingerprint, "run": run_identity(run_zip)}),
+            INFO: json_text({"fingerprint": fingerprint, "run": run_identity(info)}),
             PARITY: json_text(report),
             **members,
         },

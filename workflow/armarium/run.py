@@ -60,9 +60,8 @@ def run_info(path: str | os.PathLike) -> dict | None:
         return None
 
 
-def run_identity(path: str | os.PathLike) -> str | None:
-    """Tells one training's outcome from another's: a hash over what run.zip says of itself."""
-    info = run_info(path)
+def run_identity(info: dict | None) -> str | None:
+    """Tells one training's outcome from another's: a hash over what its run.zip says of itself."""
     return None if info is None else hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
 
 

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 from . import layout
+from .changes import content_of, dataset_digest
 from .configure import (
     data_root_of,
-    dataset_digest,
     fingerprint_on_disk,
     published_checkpoint,
     read_effective,
@@ -50,23 +50,12 @@ def check_data(archive: str, workers: int, cache_dir: str) -> None:
         write_cases_table(layout.cases_tsv(archive), rows)
         facts = {**dataset.header(), "list": spec["list"], "cases": len(rows), "digest": dataset_digest(listed)}
         write_json(layout.dataset_json(archive), facts)
-        running.data_inputs = _content(dataset.cases, {r["case"]: r for r in rows})
+        running.data_inputs = content_of(dataset.cases, {r["case"]: r for r in rows})
         hash_index(cache_dir).note({str(Path(root, f)): h for f, h in running.data_inputs.items()}, started)
 
 
 def _groups(archive: str) -> dict:
     return {g: t for g, t in read_effective(archive, "evaluate")["groups"].items() if "given" not in t}
-
-
-def _content(cases, rows: dict[str, dict]) -> dict[str, str]:
-    """SHA-256 of every data file, by its path under the data root."""
-    found: dict[str, str] = {}
-    for case in cases:
-        row = rows[case.case]
-        found.update(zip(case.images, row["image_sha256"].split(";"), strict=True))
-        if isinstance(case.label, str):
-            found[case.label] = row["label_sha256"]
-    return found
 
 
 def split_data(archive: str) -> None:
@@ -237,7 +226,9 @@ def write_results(archive: str, group: str, split: str, checkpoint: str) -> None
 def _write_evaluation(output: str, members: dict, fingerprint: str, run_zip: str) -> None:
     from .run import INFO, write_zip
 
-    write_zip(output, {INFO: json_text({"fingerprint": fingerprint, "run": run_identity(run_zip)}), **members})
+    write_zip(
+        output, {INFO: json_text({"fingerprint": fingerprint, "run": run_identity(run_info(run_zip))}), **members}
+    )
 
 
 def published_cases(archive: str) -> list[str]:

@@ -66,11 +66,9 @@ wildcard_constraints:
     split=r"0|[1-9][0-9]*",
     side="|".join(layout.SIDES),
     group=r"[A-Za-z0-9_]+",
-    metric=r"[A-Za-z0-9]+",
     checkpoint=r"best-[A-Za-z0-9]+|epoch-[1-9][0-9]*|final",
     kind=r"best_models/best-[A-Za-z0-9]+|checkpoints/epoch-[1-9][0-9]*|final",
     case=r"[^/]+",
-    table="|".join(layout.METRIC_TABLES),
 
 
 @cache
@@ -150,12 +148,11 @@ def unless_current(product, kind, others, which=(), run_of=None):
         if held["fingerprint"] == configured(archive).fingerprint(kind, *names):
             if run_of is None:
                 return []
-            run_zip = layout.run_zip(archive, run_of(wildcards))
-            run = run_info(run_zip)
+            run = run_info(layout.run_zip(archive, run_of(wildcards)))
             if run is None:
                 return needed  # remade only if something else asks for the run
             wanted = configured(archive).fingerprint("training", str(run_of(wildcards)))
-            if run["fingerprint"] == wanted and held.get("run") == run_identity(run_zip):
+            if run["fingerprint"] == wanted and held.get("run") == run_identity(run):
                 return []
         return [*needed, stamp(archive, " ".join([kind, *names]), path)]
 
