@@ -1,0 +1,40 @@
+"""Figures that tests count while they prove something, shown as one table at the end of the run."""
+
+from __future__ import annotations
+
+import pytest
+
+
+class Figures:
+    """Counted figures by name, in the order in which they were first named."""
+
+    def __init__(self):
+        self.values: dict[str, float] = {}
+
+    def add(self, name: str, by: float = 1) -> None:
+        """Count ``by`` more of ``name``; 0 makes the row show."""
+        self.values[name] = self.values.get(name, 0) + by
+
+    def most(self, name: str, value: float) -> None:
+        """Keep the largest ``value`` ever seen of ``name``."""
+        self.values[name] = max(self.values.get(name, value), value)
+
+
+FIGURES = pytest.StashKey[Figures]()
+
+
+def pytest_configure(config) -> None:
+    config.stash[FIGURES] = Figures()
+
+
+@pytest.fixture(scope="session")
+def figures(pytestconfig) -> Figures:
+    return pytestconfig.stash[FIGURES]
+
+
+def pytest_terminal_summary(terminalreporter, config) -> None:
+    rows = config.stash[FIGURES].values
+    if rows:
+        terminalreporter.section("figures")
+        for name, value in rows.items():
+            terminalreporter.write_line(f"{name:<60} {value:>10g}")
