@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 # The version that was tested; any newer torch that suits your GPU does too: make demo TORCH=torch
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test lint hippocampus adrenal clean
+.PHONY: demo test prove lint hippocampus adrenal clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Armarium needs Python 3.11 or newer; say which: make demo PYTHON=python3.11")'
@@ -24,6 +24,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Every proof in full: most of an hour; ends with one table of figures
+prove: $(READY)
+	$(BIN)/python -m pytest -m "" --timeout 3600
 
 lint: $(READY)
 	$(BIN)/ruff check .

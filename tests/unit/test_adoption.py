@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from armarium import adoption, layout
-from armarium.adoption import adopt, mark_adopted, needs_adoption, topological_levels
+from armarium.adoption import adopt, is_known, mark_adopted, mark_begun, needs_adoption, topological_levels
 from armarium.errors import UserError
 from armarium.files import write_json
 from armarium.hashing import HashIndex, sha256
@@ -71,7 +71,7 @@ def outdated(archive):
 
 def test_an_untouched_clone_is_up_to_date(clone, index):
     assert outdated(clone)
-    assert adopt(clone, index) == len(FILES)
+    assert adopt(clone, index) == []
     assert not outdated(clone)
     times = [mtime(clone, path) for path in FILES]
     assert all(t % 10**9 == 0 for t in times)
@@ -83,9 +83,8 @@ def test_an_untouched_clone_is_up_to_date(clone, index):
 
 @pytest.mark.parametrize("lost", range(len(STEPS)))
 def test_a_product_of_unknown_origin_is_not_made_again(clone, index, lost):
-    graph = json.loads(Path(layout.manifest(clone)).read_text())["@graph"]
-    write_json(layout.manifest(clone), {"@graph": [e for e in graph if e["@id"] != f"#action/{lost}"]})
-    assert adopt(clone, index) == len(FILES)
+    drop_action(clone, lost)
+    assert adopt(clone, index) == []
     assert not outdated(clone)
     Path(clone, "config/effective/train.json").write_text("edited")
     adopt(clone, index)
@@ -95,7 +94,7 @@ def test_a_product_of_unknown_origin_is_not_made_again(clone, index, lost):
 def test_an_edited_source_outdates_exactly_its_cone(clone, index):
     Path(clone, "config/effective/export.json").write_text("edited!")
     os.utime(f"{clone}/config/effective/export.json", (1000, 1000))
-    assert adopt(clone, index) == len(FILES) - 1
+    assert adopt(clone, index) == []
     assert outdated(clone) == {"models/model.ts"}
 
 
@@ -115,19 +114,68 @@ def test_an_edited_source_that_is_newer_keeps_its_time(clone, index):
     assert mtime(clone, "config/effective/export.json") == wanted
 
 
-def test_a_damaged_product_keeps_its_time_and_is_made_again(clone, index):
-    Path(clone, "models/model.pt").write_text("damaged")
-    os.utime(f"{clone}/models/model.pt", (1000, 1000))
-    adopt(clone, index)
+@pytest.mark.parametrize("when", [1000, None], ids=["old", "just now"])
+def test_a_damaged_product_and_what_was_made_from_it_are_made_again(clone, index, when):
+    damage(clone, "models/model.pt", when)
+    assert adopt(clone, index) == ["models/model.pt"]
     assert outdated(clone) == {"models/model.pt", "models/model.ts"}
+
+
+def test_what_a_changed_run_gave_is_made_again_even_if_the_run_is_not(clone, index):
+    damage(clone, "training/split-0/run.zip")
+    adopt(clone, index)
+    assert mtime(clone, "models/model.ts") < mtime(clone, "models/model.pt") < mtime(clone, "training/split-0/run.zip")
+
+
+def test_what_holds_a_fingerprint_is_not_made_again_for_what_it_was_made_from(clone, index):
+    damage(clone, "config/dataset_0.json")
+    adopt(clone, index)
+    sources = mtime(clone, "config/effective/train.json")
+    assert mtime(clone, "config/dataset_0.json") < sources < mtime(clone, "training/split-0/run.zip")
+
+
+def test_with_a_damaged_product_one_of_unknown_origin_is_made_again_too(clone, index):
+    drop_action(clone, 3)
+    damage(clone, "training/split-0/run.zip")
+    adopt(clone, index)
+    assert mtime(clone, "models/model.ts") == min(mtime(clone, path) for path in FILES)
+
+
+def damage(clone, path, when=None):
+    Path(clone, path).write_text("damaged")
+    if when is not None:
+        os.utime(f"{clone}/{path}", (when, when))
+
+
+def drop_action(clone, number):
+    graph = json.loads(Path(layout.manifest(clone)).read_text())["@graph"]
+    write_json(layout.manifest(clone), {"@graph": [e for e in graph if e["@id"] != f"#action/{number}"]})
 
 
 def test_files_that_the_manifest_does_not_know_are_left_alone(clone, index):
     Path(clone, "notes.txt").write_text("mine")
     os.utime(f"{clone}/notes.txt", (1000, 1000))
     os.remove(f"{clone}/models/model.ts")
-    assert adopt(clone, index) == len(FILES) - 1
+    assert adopt(clone, index) == []
     assert mtime(clone, "notes.txt") == 1000 * 10**9
+
+
+def test_times_that_are_in_order_are_left_alone(clone, index):
+    adopt(clone, index)
+    for path in FILES:
+        os.utime(f"{clone}/{path}", ns=(mtime(clone, path) - 10**12,) * 2)
+    before = [mtime(clone, path) for path in FILES]
+    adopt(clone, index)
+    assert [mtime(clone, path) for path in FILES] == before
+    os.utime(f"{clone}/config/effective/train.json")
+    adopt(clone, index)
+    assert not outdated(clone) and mtime(clone, "models/model.ts") > max(before)
+
+
+def test_a_time_in_the_future_is_set_right(clone, index):
+    os.utime(f"{clone}/models/model.ts", (time.time() + 1000,) * 2)
+    adopt(clone, index)
+    assert not outdated(clone) and mtime(clone, "models/model.ts") < time.time_ns()
 
 
 def test_who_is_not_the_owner_gets_the_same_order(clone, index, monkeypatch):
@@ -140,7 +188,7 @@ def test_who_is_not_the_owner_gets_the_same_order(clone, index, monkeypatch):
 
     monkeypatch.setattr(os, "utime", only_now)
     Path(clone, "config/effective/export.json").write_text("edited")
-    assert adopt(clone, index) == len(FILES) - 1
+    assert adopt(clone, index) == []
     assert outdated(clone) == {"models/model.ts"}
 
 
@@ -153,8 +201,20 @@ def test_an_archive_that_cannot_be_written_is_refused(clone, index, monkeypatch)
         adopt(clone, index)
 
 
+def test_an_archive_in_order_need_not_be_written(clone, index, monkeypatch):
+    adopt(clone, index)
+    monkeypatch.setattr(os, "utime", None)
+    assert adopt(clone, index) == []
+
+
 def test_an_archive_without_a_manifest_has_nothing_to_adopt(tmp_path, index):
-    assert adopt(str(tmp_path), index) == 0
+    assert adopt(str(tmp_path), index) == []
+
+
+def test_a_damaged_manifest_is_told_with_what_to_do(clone, index):
+    Path(layout.manifest(clone)).write_text("{")
+    with pytest.raises(UserError, match="ro-crate-metadata.json: not valid JSON.*delete it"):
+        adopt(clone, index)
 
 
 def test_levels_follow_the_longest_way():
@@ -164,17 +224,43 @@ def test_levels_follow_the_longest_way():
         topological_levels([("x", ["a"], ["b"]), ("y", ["b"], ["a"])])
 
 
-# ---- once
+# ---- once, and again when times changed
 
 
-def test_an_archive_is_adopted_once(clone, tmp_path):
+def test_an_archive_that_was_begun_here_is_never_adopted(clone, tmp_path):
     state = tmp_path / "state"
-    assert needs_adoption(clone, state)
-    mark_adopted(clone, state)
-    assert not needs_adoption(clone, state)
-    assert not needs_adoption(f"{clone}/../clone/", state)
+    assert needs_adoption(clone, state) and not is_known(clone, state)
+    mark_begun(clone, state)
+    assert is_known(clone, state)
+    for archive in (clone, f"{clone}/../clone/"):
+        assert not needs_adoption(archive, state)
+    shuffle(clone)
     Path(clone, "new").write_text("work goes on")
     assert not needs_adoption(clone, state)
+
+
+def test_an_adopted_archive_is_adopted_again_when_times_changed(clone, index, tmp_path):
+    state = tmp_path / "state"
+    adopt(clone, index)
+    mark_adopted(clone, state)
+    mark_begun(clone, state)
+    assert not needs_adoption(clone, state)
+    shuffle(clone)
+    assert needs_adoption(clone, state) and is_known(clone, state)
+
+
+def test_a_time_in_the_future_would_hide_an_edit(clone, tmp_path):
+    state = tmp_path / "state"
+    mark_begun(clone, state)
+    os.utime(f"{clone}/models/model.ts", (time.time() + 1000,) * 2)
+    assert needs_adoption(clone, state)
+
+
+def test_an_archive_under_another_name_is_another_one_as_it_is_for_snakemake(clone, tmp_path, monkeypatch):
+    state = tmp_path / "state"
+    mark_begun(clone, state)
+    monkeypatch.chdir(tmp_path)
+    assert needs_adoption("clone", state)
 
 
 def test_a_copied_or_moved_archive_is_new(clone, tmp_path):

@@ -170,17 +170,19 @@ def test_a_reader_is_no_way_to_code(reader, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("kind", "described"),
+    ("kind", "described", "message"),
     [
-        ("transform", component("SaveImaged", keys="pred", writer="os.system")),
-        ("inferer", component("PatchInferer", merger_cls="os.system")),
+        ("transform", component("LoadImaged", keys="image", writer="os.system"), "wanted none"),
+        ("inferer", component("PatchInferer", merger_cls="os.system"), "wanted AvgMerger"),
+        ("inferer", component("PatchInferer", merger_cls="ZarrAvgMerger", store="/tmp/x"), "wanted AvgMerger"),
+        ("transform", component("LoadImaged", keys="image", reader="NumpyReader"), "wanted NibabelReader or ITKReader"),
     ],
 )
-def test_neither_are_a_writer_and_a_merger(kind, described):
-    assert "wanted the name of a class of monai" in refused(kind, described)
+def test_neither_are_a_writer_and_a_merger_nor_a_reader_that_unpickles(kind, described, message):
+    assert message in refused(kind, described)
 
 
-def test_monais_own_readers_stay():
+def test_monais_own_reader_of_nifti_stays():
     build("transform", component("LoadImaged", keys="image", reader="NibabelReader"))
 
 

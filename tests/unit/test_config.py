@@ -117,7 +117,7 @@ def test_every_property_is_described_and_its_default_valid(name):
 
 UNKNOWN = [
     (minimal(archive_dir="x"), "top level: unknown key 'archive_dir'; did you mean 'archives_dir'?"),
-    (minimal(epochs=3), "top level: unknown key 'epochs'; known: archives, archives_dir"),
+    (minimal(epochs=3), "top level: unknown key 'epochs'; known: allow, archives, archives_dir"),
     (archive(recipi="x"), "archives.a: unknown key 'recipi'; did you mean 'recipe'?"),
     (archive(splits={"nsplits": 3}), "archives.a.splits: unknown key 'nsplits'; did you mean 'n_splits'?"),
     (archive(select={"epoch": [2]}), "archives.a.select: unknown key 'epoch'; did you mean 'epochs'?"),

@@ -86,11 +86,15 @@ def reordered(value):
 
 
 def test_cosmetic_edits_change_nothing(folder):
-    first, conf = configured(folder), recipe()
-    write_recipe(folder / "recipe", reordered(conf))
+    given = section(
+        dataset={"labels": {"0": "background", "1": "bright"}}, test={"groups": {"a": {"count": 1}, "b": {"count": 1}}}
+    )
+    first, conf = configured(folder, given), recipe()
+    written = times(folder)
     (folder / "recipe/config/config_train.json").write_text(json.dumps(reordered(conf), indent=7) + "\n\n")
-    second = configured(folder, dict(reversed(section().items())))
+    second = configured(folder, reordered(given))
     assert prints(first) == prints(second) and second.changed == set()
+    assert times(folder) == written, "so that the manifest stays true"
 
 
 # ---- which edit changes what
@@ -120,6 +124,7 @@ EDITS = {
     "dataset: tolerance": (None, {"dataset": {"affine_tolerance": 0.5}}, set()),
     "dataset: description": (None, {"dataset": {"description": "words"}}, PUBLISHED),
     "splits: seed": (None, {"splits": {"seed": 3}}, PRODUCTS),
+    "splits: what the method does not use": (None, {"splits": {"holdout": 0.5}}, set()),
     "test: another list": (None, {"test": {"groups": {"g": {"from": "test"}}}}, LATER | {"splits"}),
     "test: a drawn group": (None, {"test": {"groups": {"g": {"count": 2}}}}, PRODUCTS),
     "select: best": (None, {"select": {"best": ["loss"]}}, LATER | {"splits"}),
@@ -227,6 +232,15 @@ def test_a_hand_edit_of_a_copy_counts(folder, archive):
     assert on_disk(archive, folder).settings["epochs"] == 8
 
 
+@pytest.mark.parametrize("name", ["archive.json", "config_train.json"])
+def test_a_copy_keeps_the_layout_of_its_own_files(name, folder, archive):
+    before, path = on_disk(archive, folder), archive / "config" / name
+    path.write_text(json.dumps(reordered(json.loads(path.read_text()))))
+    mine = path.read_text()
+    after = on_disk(archive, folder)
+    assert prints(after) == prints(before) and path.read_text() == mine
+
+
 def given_splits(folder: Path, count: int) -> str:
     path = folder / "splits.json"
     path.write_text(json.dumps([{"train": ["a"], "validation": ["b"], "test": ["c"]}] * count))
@@ -259,6 +273,17 @@ def test_given_splits_that_are_no_longer_asked_for_do_not_count(folder):
 def test_every_form_of_given_splits_is_counted(content, count, folder):
     (folder / "s.json").write_text(json.dumps(content))
     assert configured(folder, splits=str(folder / "s.json")).split_numbers == list(range(count))
+
+
+def test_in_which_order_given_splits_name_cases_means_nothing(folder):
+    path = folder / "splits.json"
+    sides = {"train": ["a", "b"], "validation": ["c"]}
+    path.write_text(json.dumps([sides]))
+    first = configured(folder, splits=str(path))
+    path.write_text(json.dumps({"val": ["c"], "train": ["b", "a"]}))
+    assert prints(configured(folder, splits=str(path))) == prints(first)
+    path.write_text(json.dumps([{"train": ["a"], "validation": ["c", "b"]}]))
+    assert differing(first, configured(folder, splits=str(path))) == PRODUCTS
 
 
 # ---- data
@@ -310,3 +335,71 @@ def test_a_list_that_says_otherwise_changes_the_fingerprints_one_that_is_written
     assert differing(first, configured(checked)) == set()
     path.write_text(json.dumps({**content, "training": content["training"][1:]}))
     assert differing(first, configured(checked)) == PRODUCTS
+
+
+# ---- what only tests read
+
+
+TESTS = {"splits", "evaluation", "published evaluation"}
+
+
+@pytest.fixture
+def tested(folder):
+    """An archive with a test group from its list's own test cases and one from another list; both were checked."""
+    spec = {"cases": 4, "test_cases": 3, "shape": [8, 8], "spacing": [1, 1], "channels": 1, "classes": 2, "seed": 0}
+    synthesize_dataset(str(folder / "data"), spec)
+    content = json.loads((folder / "data/dataset.json").read_text())
+    *own, other = content["test"]
+    (folder / "data/dataset.json").write_text(json.dumps({**content, "test": own}))
+    (folder / "data/other.json").write_text(json.dumps({**content, "training": [other], "test": []}))
+    configure_tested(folder)
+    steps.check_data(str(folder / "archives/a"), 1, str(folder / "cache"))
+    return folder
+
+
+def configure_tested(folder: Path):
+    groups = {"own": {"from": "test"}, "other": {"list": "data/other.json"}}
+    return configured(folder, section(test={"groups": groups}))
+
+
+@pytest.mark.parametrize("name", ["imagesTs/case_005.nii.gz", "labelsTs/case_006.nii.gz", "imagesTs/case_007.nii.gz"])
+def test_another_file_of_a_test_case_trains_nothing_again(name, tested):
+    first, path = configure_tested(tested), tested / "data" / name
+    image = nibabel.load(path)
+    original = path.read_bytes()
+    nibabel.save(nibabel.Nifti1Image(numpy.asarray(image.dataobj) + 1, image.affine, image.header), path)
+    assert differing(first, configure_tested(tested)) == TESTS
+    path.write_bytes(original)
+    assert differing(first, configure_tested(tested)) == set()
+
+
+def drop_case(path: Path, key: str) -> None:
+    content = json.loads(path.read_text())
+    content[key].pop()
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(("name", "key"), [("dataset.json", "test"), ("other.json", "training")])
+def test_another_list_of_test_cases_trains_nothing_again(name, key, tested):
+    first, path = configure_tested(tested), tested / "data" / name
+    original = path.read_text()
+    content = json.loads(original)
+    content[key].append({**content[key][0], "case": "again"})
+    path.write_text(json.dumps(content))
+    assert differing(first, configure_tested(tested)) == TESTS
+    path.write_text(original)
+    assert differing(first, configure_tested(tested)) == set()
+
+
+def test_a_training_case_changes_everything_also_beside_test_lists(tested):
+    first = configure_tested(tested)
+    drop_case(tested / "data/dataset.json", "training")
+    assert differing(first, configure_tested(tested)) == PRODUCTS
+
+
+@pytest.mark.parametrize("name", ["cases.tsv", "dataset.json"])
+def test_a_damaged_result_of_the_data_check_is_told_with_what_to_do(name, checked):
+    path = checked / "archives/a/data" / name
+    path.write_bytes(path.read_bytes()[:100] + b"\xff")
+    with pytest.raises(UserError, match="damaged.*delete both to have the data checked again"):
+        configured(checked)

@@ -205,7 +205,7 @@ def test_datalists_that_cannot_be_understood(tmp_path, content, message):
         ("../x.json", "leaves the data folder"),
         ("bad.json", "not valid JSON"),
         ("list.json", "found a JSON list, wanted an object"),
-        ("bad.tsv", "not a UTF-8 table"),
+        ("bad.tsv", "not UTF-8 text"),
         ("header.tsv", "found columns participant_id; wanted participant_id and either image"),
         ("twice.tsv", r"named twice: \['image'\]"),
     ],

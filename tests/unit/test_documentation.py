@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 
 import pytest
 import yaml
-from armarium import recipe
+from armarium import layout, recipe
 from armarium.config import schema
+
+from tests import rebuilding, reruns
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIG_README = REPO / "config/README.md"
@@ -95,12 +96,46 @@ def test_metrics_of_which_less_is_better_are_documented():
     assert {*re.findall(r"`(\w+)`", sentence[1]), "loss"} == recipe.SMALLER_IS_BETTER
 
 
+# ---- what an edit reruns
+
+
+def test_every_key_of_the_configuration_has_an_edit_in_the_table_of_reruns():
+    rows = reruns.table()
+    for section, keys in keys_of(schema("config")).items():
+        for key in keys:
+            name = f"{section}.{key}".lstrip(".")
+            assert name in rows or any(row.startswith(f"{name}.") for row in rows), name
+
+
+def test_every_part_of_a_recipe_has_an_edit_in_the_table_of_reruns():
+    wanted = {f"config_train.json.{name}" for name in schema("recipe")["properties"]}
+    wanted |= {f"{side}.{part}" for side, parts in recipe.SECTIONS.items() for part in parts if part != "handlers"}
+    wanted |= {f"train.{name}" for name in recipe.OUR_HANDLERS}
+    assert wanted <= reruns.table().keys()
+
+
+def test_rules_of_the_table_of_reruns_are_the_workflows():
+    text = "\n".join(path.read_text() for path in (REPO / "workflow/rules").glob("*.smk"))
+    rules = {*re.findall(r"^(?:rule|checkpoint) (\w+):", text, re.M), "write_model", "write_metrics"}
+    rules |= {"write_callbacks", "write_optimization", "synthesize_micro"}
+    shown = {rule for row in reruns.table().values() for rule in row.rules or ()}
+    assert shown <= rules
+    assert rules - shown <= {"extract_probabilities"}, "a rule that no edit reruns"
+
+
+def test_the_parts_of_the_configuration_that_rules_read_are_named_with_the_table_of_reruns():
+    sentence = re.search(r"`config/effective/`, which the rules read: (.+?), each", reruns.DOCUMENT.read_text(), re.S)
+    assert set(re.findall(r"`(\w+)`", sentence[1])) == {*layout.EFFECTIVE, "files"}
+
+
 def code_of(text: str) -> list[str]:
     """Indented lines and inline code of a Markdown text."""
     return [*re.findall(r"^    +(.+)$", text, re.M), *re.findall(r"`([^`\n]+)`", text)]
 
 
-@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "config/README.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "CHANGELOG.md", "config/README.md", "docs/reruns.md", "docs/rebuilding.md"]
+)
 def test_every_make_command_names_a_target(name):
     lines = re.findall(r"^([\w -]+):(?!=)", (REPO / "Makefile").read_text(), re.M)
     targets = {target for line in lines for target in line.split()}
@@ -118,17 +153,15 @@ def test_files_that_the_readme_points_to_exist():
         assert (REPO / name).is_file(), name
 
 
-def lost_files() -> dict[str, dict[str, int]]:
-    """``LOST`` of the rebuilding tests, read without importing them."""
-    tree = ast.parse((REPO / "tests/workflow/test_rebuild.py").read_text(encoding="utf-8"))
-    (value,) = (n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "LOST")
-    return ast.literal_eval(value)
-
-
-def test_the_table_of_lost_files_is_that_of_the_rebuilding_tests():
+def test_the_short_table_of_lost_files_is_part_of_the_whole_one():
     table = (REPO / "README.md").read_text(encoding="utf-8").partition("| Lost this |")[2].partition("\n\n")[0]
-    shown = {}
-    for line in table.splitlines()[2:]:
-        lost, runs = cells(line)
-        shown[lost.strip("`")] = {rule: int(times or 1) for rule, times in re.findall(r"`(\w+)`(?: × (\d+))?", runs)}
-    assert shown == lost_files()
+    rows = [[cell.strip("`") for cell in cells(line)] for line in table.splitlines()[2:]]
+    assert rows and rows == [[name, rebuilding.row_of(name)[0]] for name, _ in rows]
+
+
+def test_the_table_of_lost_files_has_every_rule_but_those_that_make_datasets():
+    text = "\n".join(path.read_text() for path in (REPO / "workflow/rules").glob("*.smk"))
+    rules = {*re.findall(r"^(?:rule|checkpoint) (\w+):", text, re.M)}
+    rules |= {"write_model", "write_metrics", "write_callbacks", "write_optimization"}
+    assert {row.rule for row in rebuilding.table()} == rules
+    assert rebuilding.cut_from_a_run() < rules

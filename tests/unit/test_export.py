@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,7 +15,8 @@ from armarium import export
 from armarium.errors import UserError
 from armarium.export import deterministic_bytes, export_split, network_input_shape, to_torchscript
 from armarium.network import build_network
-from armarium.run import INFO, member_of_checkpoint, saved, write_zip
+from armarium.run import INFO, member_of_checkpoint, saved
+from armarium.zips import write_zip
 from tiny import REPO, component, settings
 
 EXTRA = {"metadata.json": '{"version": "1"}'}
@@ -79,19 +79,19 @@ test_export.exported(pathlib.Path.cwd(), given)
 """
 
 
-def test_two_processes_write_the_same_bytes(tmp_path):
-    """Another folder, another hash seed, and strings hashed otherwise."""
+def test_other_processes_write_the_same_bytes(tmp_path):
+    """Another folder, hash seed, locale, home and temporary folder."""
     model = settings()["model"]
     model["args"].update(num_res_units=1, norm="batch", dropout=0.1)
-    here, there = tmp_path / "here", tmp_path / "a folder elsewhere"
-    for folder in (here, there):
+    here, there, temporary = (tmp_path / name for name in ("here", "a folder elsewhere", "temporary files"))
+    for folder in (here, there, temporary):
         folder.mkdir()
     path = [str(REPO / "tests/unit"), str(REPO / "workflow")]
-    environment = {**os.environ, "PYTHONHASHSEED": "1234"}
+    bare = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "TMPDIR": str(temporary), "LC_ALL": "C"}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ELSEWHERE.format(path=path, model=model)],
         cwd=there,
-        env=environment,
+        env={**bare, "PYTHONHASHSEED": "1234", "USER": "other"},
         capture_output=True,
         text=True,
     )

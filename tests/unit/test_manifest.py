@@ -107,6 +107,54 @@ def test_steps_carry_times_parameters_and_resources(archive, index):
     assert entities["./"]["datePublished"] == f"{max(ends)[:23]}+00:00"
 
 
+def test_actions_say_the_code_the_software_and_the_machine_that_made_them(archive, index):
+    write_manifest(archive, index)
+    entities = graph(archive)
+    record = json.loads(Path(layout.sidecar(archive, "train-0")).read_text())
+    code, software, host = (entities[i] for i in ids(entities["#action/train-0"]["environment"]))
+    assert (code["name"], code["value"]) == (f"Armarium {record['armarium']}", record["code_sha256"])
+    assert json.loads(software["value"]) == {"python": record["python"], **record["packages"]}
+    assert json.loads(host["value"]) == {"name": record["host"], "platform": record["platform"]}
+    assert entities["#tool/train_split"]["sha256"] == record["code_sha256"]
+
+
+def test_what_many_steps_ran_on_is_described_once(archive, index):
+    write_manifest(archive, index)
+    before = len(graph(archive))
+    for n in range(20):
+        made_by(archive, f"light-{n}", "light", [], [f"{archive}/light/{n}"])
+    write_manifest(archive, index)
+    entities = graph(archive)
+    shared = [key for key in entities if key.startswith(("#code/", "#host/"))]
+    assert len(shared) == 2
+    # for each step a file, a record, an action, a control action and three figures; for their rule a tool and a step
+    assert len(entities) - before == 20 * (4 + 3) + 2
+
+
+def test_an_archive_of_several_versions_of_the_code_names_them_all(archive, index):
+    path = Path(layout.sidecar(archive, "select-0-final"))
+    record = json.loads(path.read_text())
+    write_json(path, {**record, "armarium": "0.0.1", "code_sha256": "a" * 64})
+    write_manifest(archive, index)
+    entities = graph(archive)
+    tool = entities["#tool/select_checkpoint"]
+    assert tool["softwareVersion"] == sorted({"0.0.1", record["armarium"]})
+    assert tool["sha256"] == sorted({"a" * 64, record["code_sha256"]})
+    assert ids(entities["#action/select-0-final"]["environment"])[0] == "#code/aaaaaaaaaaaa"
+    assert ids(entities["#action/select-0-best-loss"]["environment"])[0] == f"#code/{record['code_sha256'][:12]}"
+
+
+def test_what_a_step_adds_to_its_resources_is_among_its_usage(archive, index):
+    path = Path(layout.sidecar(archive, "train-0"))
+    record = json.loads(path.read_text())
+    write_json(path, {**record, "resources": {**record["resources"], "device": "cuda"}})
+    write_manifest(archive, index)
+    entities = graph(archive)
+    device = entities["#usage/train-0/device"]
+    assert (device["propertyID"], device["value"]) == ("device", "cuda") and "unitCode" not in device
+    assert "#usage/train-0/device" in ids(entities["#action/train-0"]["resourceUsage"])
+
+
 def test_a_rule_is_one_tool_and_one_step_for_all_its_jobs(archive, index):
     write_manifest(archive, index)
     entities = graph(archive)
@@ -199,6 +247,14 @@ def test_what_hinders_a_manifest_is_said(archive, index):
     with pytest.raises(UserError, match="models/link: a link"):
         write_manifest(archive, index)
     os.remove(f"{archive}/models/link")
+    os.symlink("/etc/hostname", f"{archive}/models/link")
+    with pytest.raises(UserError, match="models/link: a link that leaves the archive"):
+        write_manifest(archive, index)
+    os.remove(f"{archive}/models/link")
+    os.mkfifo(f"{archive}/models/pipe")
+    with pytest.raises(UserError, match="models/pipe: found a pipe"):
+        write_manifest(archive, index)
+    os.remove(f"{archive}/models/pipe")
     os.remove(layout.workflow_copy(archive))
     with pytest.raises(UserError, match="Snakefile: file not found"):
         write_manifest(archive, index)

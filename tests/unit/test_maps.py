@@ -13,7 +13,7 @@ from armarium.config import archive_section, check
 from armarium.configure import Globals, configure
 from armarium.errors import UserError
 from armarium.files import write_json
-from armarium.run import write_zip
+from armarium.zips import write_zip
 
 RECIPE = Path(__file__).parents[2] / "config" / "recipes" / "unet_small"
 CASES = [f"case_{i}" for i in range(6)]
@@ -204,7 +204,7 @@ def test_result_computational_says_how_the_split_was_computed(archive):
         **{"gpu": False, "non_blocking": True, "amp": False, "channels_last": False},
         **{"seed": 0, "deterministic": True},
     }
-    with pytest.raises(UserError, match="train split 1 first"):
+    with pytest.raises(UserError, match="ask Snakemake for it to have the split trained"):
         maps.write_result_computational(archive, "held", "1", "final")
 
 

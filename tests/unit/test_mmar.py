@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from armarium import apps, layout, mmar
+from armarium import apps, calling, layout, mmar
 from armarium.apps import evaluate, export, train
 from armarium.errors import UserError
 from armarium.files import read_json, write_json
-from armarium.run import write_zip
+from armarium.zips import write_zip
 from test_maps import finish_run, make_archive
 
 
@@ -116,18 +116,18 @@ def test_export_refuses_files_that_are_no_artifact(archive):
 
 def test_the_working_directory_is_the_one_that_owns_the_archive(tmp_path):
     archive = tmp_path / "work" / "archives" / "demo"
-    assert apps.working_directory(archive, tmp_path / "work") == tmp_path / "work"
-    assert apps.working_directory(archive, archive) == archive.parent
+    assert calling.working_directory(archive, tmp_path / "work") == tmp_path / "work"
+    assert calling.working_directory(archive, archive) == archive.parent
     (tmp_path / "work" / ".snakemake").mkdir(parents=True)
-    assert apps.working_directory(archive, archive) == tmp_path / "work"
+    assert calling.working_directory(archive, archive) == tmp_path / "work"
 
 
 def test_the_workflow_is_found_or_the_error_says_how(monkeypatch, tmp_path):
     monkeypatch.delenv("ARMARIUM_HOME", raising=False)
-    assert apps.workflow_home().name == "Snakefile"
+    assert calling.workflow_home().name == "Snakefile"
     monkeypatch.setenv("ARMARIUM_HOME", str(tmp_path))
     with pytest.raises(UserError, match="set ARMARIUM_HOME"):
-        apps.workflow_home()
+        calling.workflow_home()
 
 
 def test_snakemake_gets_targets_settings_and_the_data_folder(archive, monkeypatch, tmp_path):

@@ -10,10 +10,14 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections import Counter
 from pathlib import Path
+from typing import Self
 
 import pytest
 import yaml
+
+from .warm import Server
 
 REPO = Path(__file__).resolve().parents[2]
 MEASURED = re.compile(
@@ -94,8 +98,43 @@ class Project:
         return job_counts(output.stdout + output.stderr)
 
     def ran(self, *args: str) -> dict[str, int]:
+        """Jobs by rule that a call has run."""
         output = self.snakemake(*args)
-        return job_counts(output.stdout + output.stderr)
+        return finished_jobs(output.stdout + output.stderr)
+
+    @classmethod
+    def copy_of(cls, project: Project, folder: Path) -> Self:
+        """Another project's copy, with all that Snakemake knows of it."""
+        shutil.copytree(project.folder, folder, symlinks=True)
+        copy = cls(folder)
+        copy.archive = folder / project.archive.relative_to(project.folder)
+        return copy
+
+
+class WarmProject(Project):
+    """A project whose calls pay for Snakemake's import once; to be used in a ``with``."""
+
+    def __enter__(self) -> Self:
+        self.server = Server(self.folder, self.environment)
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.server.close()
+
+    def snakemake(self, *args: str, ok: bool = True) -> subprocess.CompletedProcess:
+        done = self.server.call("--cores", "2", *args)
+        if ok:
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+        return done
+
+
+PSEUDO_RULES = ("all", "archives")
+
+
+def finished_jobs(output: str) -> dict[str, int]:
+    """Jobs by rule that ended well; pseudo-rules left out."""
+    names = re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)$", output, re.M)
+    return dict(Counter(name for name in names if name not in PSEUDO_RULES))
 
 
 def job_counts(output: str) -> dict[str, int]:
@@ -104,7 +143,7 @@ def job_counts(output: str) -> dict[str, int]:
     if not tables:
         return {}
     rows = (line.rsplit(maxsplit=1) for line in tables[0].splitlines() if line.strip())
-    return {name: int(count) for name, count in rows if name not in ("all", "archives")}
+    return {name: int(count) for name, count in rows if name not in PSEUDO_RULES}
 
 
 def hashes(archive: Path) -> dict[str, str]:
@@ -137,6 +176,4 @@ def built(tmp_path_factory) -> Project:
 @pytest.fixture
 def copy(built, tmp_path) -> Project:
     """The built project, copied with all that Snakemake knows of it."""
-    target = tmp_path / "project"
-    shutil.copytree(built.folder, target, symlinks=True)
-    return Project(target)
+    return Project.copy_of(built, tmp_path / "project")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import nibabel
 import numpy
@@ -48,9 +49,8 @@ def write_table(folder) -> None:
         writer.writerows(rows)
 
 
-@pytest.fixture(scope="module")
-def classified(tmp_path_factory) -> Project:
-    project = Project.fresh(tmp_path_factory.mktemp("classification"))
+def build_classified(folder: Path) -> Project:
+    project = Project.fresh(folder)
     (project.folder / "recipe/config/config_train.json").write_text(json.dumps(classification_recipe()))
     write_table(project.folder / "table")
     dataset = {"list": "table/cases.tsv", "task": "classification", "labels": {"0": "control", "1": "patient"}}
@@ -64,6 +64,11 @@ def classified(tmp_path_factory) -> Project:
     project.archive = project.folder / "archives/tsv"
     project.snakemake()
     return project
+
+
+@pytest.fixture(scope="module")
+def classified(tmp_path_factory) -> Project:
+    return build_classified(tmp_path_factory.mktemp("classification"))
 
 
 def test_every_tested_case_has_its_probabilities(classified):

@@ -1,9 +1,10 @@
 """Adopting an archive that Snakemake has no record of here: a clone, an unzipped or a moved one.
 
 Its modification times are those of the copying, in random order, and Snakemake would remake much of it.
-Files whose bytes equal the manifest's get times in the order of the steps that made them; an edited source
-comes out newer, so that exactly what depends on it is made again. To be done once: on an archive that is
-being worked on, reverting an edit would keep what the edit had made.
+Files whose bytes equal the manifest's get times in the order of the steps that made them. What differs from the
+manifest is no less visible than before: an edited source comes out newer than all, a changed product and what was
+made from it older than all, unless a job of this working directory made it, which Snakemake has a record of.
+So adopting once more, when times changed again, hides nothing either.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from itertools import groupby
 
@@ -21,22 +25,25 @@ from . import layout
 from .errors import UserError
 from .files import read_json, write_json
 from .hashing import HashIndex
-from .manifest import Manifest, read_manifest
+from .manifest import Manifest, archive_files, read_manifest
 
 PAUSE = 0.02
 """Seconds between two levels when only the clock can set times: more than a kernel's tick."""
 
+SKEW = 1
+"""Seconds that a file server's clock may be ahead."""
 
-def adopt(archive: str, hash_index: HashIndex) -> int:
+
+def adopt(archive: str, hash_index: HashIndex) -> list[str]:
     """Give the files that the manifest describes times in the order of the DAG.
 
-    Files that it does not describe, and edited products, keep their times. An edited source that would come
-    out older than the rest is given the present. If it leaves open what made a product, all get one time.
+    Files that it does not describe keep their times. An edited source is given the present. Changed products,
+    and those that the manifest says were made from them, come before everything, so that they are made again.
 
     Returns
     -------
-    int
-        How many files were adopted, the manifest not counted; 0 without a manifest.
+    list of str
+        The products whose bytes are not those of the manifest; none without a manifest.
 
     Raises
     ------
@@ -44,30 +51,100 @@ def adopt(archive: str, hash_index: HashIndex) -> int:
         If the manifest is damaged or the times cannot be set.
     """
     if not os.path.exists(layout.manifest(archive)):
-        return 0
-    manifest = read_manifest(archive)
+        return []
+    try:
+        manifest = read_manifest(archive)
+    except UserError as error:
+        raise UserError(f"{error}; where there is no copy, delete it: at most light steps are run again") from None
     present = [path for path in manifest.files if os.path.isfile(f"{archive}/{path}")]
-    same = _unchanged(archive, present, manifest, hash_index)
-    levels = topological_levels(manifest.actions)
-    ordered = sorted(same, key=lambda path: (levels.get(path, 0), path))
-    # Of a product whose sidecar was lost nobody knows what it was made from: then all get one time, since
-    # Snakemake takes a product that is as old as its input for up to date.
-    known = all(levels.get(path) or _is_source(archive, path) for path in same)
-    rows = [list(row) for _, row in groupby(ordered, lambda path: known and levels.get(path, 0))]
-    edited = [path for path in present if path not in same and _is_source(archive, path)]
-    _set_times(archive, [*rows, [os.path.relpath(layout.manifest(archive), archive)]], edited)
-    return len(same)
+    found = _Found(archive, manifest, present, _unchanged(archive, present, manifest, hash_index))
+    if found.changed or found.edited or not _in_order(found):
+        _set_times(archive, [*found.rows(), [os.path.relpath(layout.manifest(archive), archive)]], found.edited)
+    return found.changed
 
 
-def _is_source(archive: str, path: str) -> bool:
+@dataclass
+class _Found:
+    """An archive's files as they lie there, beside what the manifest says of them."""
+
+    archive: str
+    manifest: Manifest
+    present: list[str]
+    same: set[str]
+
+    @cached_property
+    def changed(self) -> list[str]:
+        """Products with other bytes than the manifest's."""
+        return [p for p in self.present if p not in self.same and not is_source(self.archive, p)]
+
+    @cached_property
+    def edited(self) -> list[str]:
+        """Sources with other bytes than the manifest's."""
+        return [p for p in self.present if p not in self.same and is_source(self.archive, p)]
+
+    @cached_property
+    def levels(self) -> dict[str, int]:
+        return topological_levels(self.manifest.actions)
+
+    @cached_property
+    def unknown(self) -> set[str]:
+        """Products that no action of the manifest made: a sidecar was lost."""
+        return {p for p in self.present if not self.levels.get(p) and not is_source(self.archive, p)}
+
+    def rows(self) -> list[list[str]]:
+        """Files by the order of their times, those of a row together."""
+        if not self.changed and self.unknown:
+            # Nobody knows what some product was made from: then all get one time, since Snakemake takes a
+            # product that is as old as its input for up to date.
+            return [sorted(self.same)]
+        again = self._made_from({*self.changed, *self.unknown}) if self.changed else set()
+        deepest = 1 + max(self.levels.values(), default=0)
+
+        def place(path: str) -> int:
+            level = deepest if path in self.unknown else self.levels.get(path, 0)
+            return -1 - level if path in again else level
+
+        ordered = sorted(self.same | again, key=lambda path: (place(path), path))
+        return [list(row) for _, row in groupby(ordered, place)]
+
+    def _made_from(self, paths: set[str]) -> set[str]:
+        """``paths`` and what was made from them, by the manifest; but not what says itself whether it is current."""
+        found = set(paths)
+        here = {p for p in self.present if not is_fingerprinted(self.archive, p)}
+        level = {name: max((self.levels[o] for o in outputs), default=0) for name, _, outputs in self.manifest.actions}
+        for _, inputs, outputs in sorted(self.manifest.actions, key=lambda action: level[action[0]]):
+            if found.intersection(inputs):
+                found |= here.intersection(outputs)
+        return found
+
+
+def is_source(archive: str, path: str) -> bool:
     """Whether a file is one that no rule makes: configuration, a parent's weights, the record of runs."""
+    records, whole = os.path.dirname(layout.sidecar(archive, "*")), f"{archive}/{path}"
+    is_record = whole.startswith(f"{records}/") and whole != layout.workflow_copy(archive)
+    return is_record or _is_given(archive, path)
+
+
+def _is_given(archive: str, path: str) -> bool:
+    """Whether a file is a source that rules read: configuration, a parent's weights."""
     path = f"{archive}/{path}"
     config, datalist = os.path.split(layout.datalist(archive, "*"))
     parent = os.path.join(os.path.dirname(layout.log_config(archive)), "parent")
-    records = os.path.dirname(layout.sidecar(archive, "*"))
     if path.startswith(f"{config}/"):
         return not fnmatch(os.path.basename(path), datalist)
-    return path.startswith((f"{parent}/", f"{records}/"))
+    return path.startswith(f"{parent}/")
+
+
+def is_fingerprinted(archive: str, path: str) -> bool:
+    """Whether a product holds the fingerprint of what decides it, so that no time does."""
+    patterns = (
+        layout.splits_json(archive),
+        layout.run_zip(archive, "*"),
+        layout.exports_zip(archive, "*"),
+        layout.evaluation_zip(archive, "*", "*"),
+        layout.eval_zip(archive),
+    )
+    return any(fnmatch(f"{archive}/{path}", pattern) for pattern in patterns)
 
 
 def topological_levels(actions: Iterable[tuple[str, list[str], list[str]]]) -> dict[str, int]:
@@ -96,6 +173,25 @@ def _unchanged(archive: str, paths: list[str], manifest: Manifest, hash_index: H
     sized = [path for path in paths if os.path.getsize(f"{archive}/{path}") == manifest.files[path][1]]
     hashes = hash_index.many(f"{archive}/{path}" for path in sized)
     return {path for path in sized if hashes[f"{archive}/{path}"] == manifest.files[path][0]}
+
+
+def _in_order(found: _Found) -> bool:
+    """Whether nothing looks out of date as it is; then an archive that cannot be written is as good."""
+    times = {p: os.stat(f"{found.archive}/{p}").st_mtime_ns for p in found.present}
+    manifest = os.stat(layout.manifest(found.archive)).st_mtime_ns
+    given = [t for p, t in times.items() if _is_given(found.archive, p)]
+    made = [t for p, t in times.items() if not is_source(found.archive, p)]
+    return (
+        max(times.values(), default=0) <= manifest <= time.time_ns()
+        and max(given, default=0) <= min(made, default=manifest)
+        and all(
+            times[i] <= times[o]
+            for _, inputs, outputs in found.manifest.actions
+            for i in inputs
+            for o in outputs
+            if i in times and o in times
+        )
+    )
 
 
 def _set_times(archive: str, rows: list[list[str]], edited: list[str]) -> None:
@@ -127,28 +223,61 @@ def _touch_in_order(rows: list[list[str]]) -> float:
     return time.time()
 
 
-# ---- once per archive and working directory
+# ---- once, and again when times changed
 
 
 def needs_adoption(archive: str, state_dir: str | os.PathLike) -> bool:
-    """Whether ``archive`` exists and is not the one that was last marked at its path.
+    """Whether ``archive`` exists and its times may be in no order.
 
-    A folder that was moved, or deleted and copied anew, is another one although its path is the same.
+    So it is where it is not the folder that was last marked under this name (a folder that was moved, or deleted
+    and copied anew, is another one although its path is the same), where it was adopted and its times are
+    no longer those that it had then, and where a file is of the future, which would hide an edit.
     """
     if not os.path.isdir(archive):
         return False
-    marker = _marker(archive, state_dir)
-    return not os.path.exists(marker) or read_json(marker) != _identity(archive)
+    known = _known(archive, state_dir)
+    times, newest = _times(archive)
+    return known is None or known.get("times", times) != times or newest > time.time() + SKEW
 
 
 def mark_adopted(archive: str, state_dir: str | os.PathLike) -> None:
-    """Remember that this archive, at this path, needs no adoption; also right for one that is made here."""
-    write_json(_marker(archive, state_dir), _identity(archive))
+    """Remember that this archive, under this name, was adopted with the times that it now has."""
+    write_json(_marker(archive, state_dir), {**_identity(archive), "times": _times(archive)[0]})
+
+
+def mark_begun(archive: str, state_dir: str | os.PathLike) -> None:
+    """Remember that this archive was begun here, unless it is known: Snakemake has a record of all its products."""
+    if os.path.isdir(archive) and _known(archive, state_dir) is None:
+        write_json(_marker(archive, state_dir), _identity(archive))
+
+
+def is_known(archive: str, state_dir: str | os.PathLike) -> bool:
+    """Whether ``archive`` was marked under this name."""
+    return _known(archive, state_dir) is not None
+
+
+def _known(archive: str, state_dir: str | os.PathLike) -> dict | None:
+    """What was remembered of this archive; None if it is another one."""
+    marker = _marker(archive, state_dir)
+    known = read_json(marker) if os.path.exists(marker) else {}
+    return known if known.items() >= _identity(archive).items() else None
 
 
 def _marker(archive: str, state_dir: str | os.PathLike) -> str:
-    key = hashlib.sha256(os.path.abspath(archive).encode()).hexdigest()[:32]
+    # By name, not by place: Snakemake's own records are by name too.
+    key = hashlib.sha256(os.path.normpath(archive).encode()).hexdigest()[:32]
     return os.path.join(state_dir, "adopted", f"{key}.json")
+
+
+def _times(archive: str) -> tuple[str, float]:
+    """A digest over every file's modification time and size, and the newest time."""
+    digest, newest = hashlib.sha256(), 0.0
+    for path in [*archive_files(archive), os.path.relpath(layout.manifest(archive), archive)]:
+        with suppress(FileNotFoundError):
+            stat = os.stat(f"{archive}/{path}")
+            digest.update(f"{path}\0{stat.st_mtime_ns} {stat.st_size}\n".encode())
+            newest = max(newest, stat.st_mtime)
+    return digest.hexdigest(), newest
 
 
 def _identity(archive: str) -> dict[str, int]:

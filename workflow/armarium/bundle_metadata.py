@@ -9,7 +9,8 @@ from math import ceil, lcm, prod
 
 from . import layout
 from .configure import read_effective
-from .files import read_json
+from .dataset import read_facts
+from .errors import UserError
 
 VERSION = "0.1.0"
 REQUIRES = {
@@ -22,13 +23,17 @@ REQUIRES = {
 """What the bundle is tested with. Not what is installed here: a rule without torch writes the same bytes."""
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+MOST_CHANNELS = 10_000
 DEFAULT_SIZE = 64
 """Voxels along an axis where the recipe fixes none."""
 
 
 def _spatial_dims(settings: dict) -> int:
     """MONAI's networks are 3D unless told otherwise."""
-    return int(settings["model"]["args"].get("spatial_dims", settings["model"]["args"].get("dimensions", 3)))
+    dims = settings["model"]["args"].get("spatial_dims", settings["model"]["args"].get("dimensions", 3))
+    if dims not in (1, 2, 3):
+        raise UserError(f"train.model: spatial_dims is {dims!r:.80}; wanted 1, 2 or 3")
+    return int(dims)
 
 
 def _per_axis(value: int | list[int], dims: int) -> list[int]:
@@ -80,6 +85,11 @@ def _channels(settings: dict, dataset: dict) -> tuple[dict[str, str], dict[str, 
     args = settings["model"]["args"]
     inputs = next((args[k] for k in ("in_channels", "n_input_channels") if k in args), len(dataset["modality"]))
     outputs = next((args[k] for k in ("out_channels", "num_classes", "n_classes") if k in args), len(dataset["labels"]))
+    for what, count in (("input", inputs), ("output", outputs)):
+        if not isinstance(count, int) or not 1 <= count <= MOST_CHANNELS:
+            raise UserError(
+                f"train.model: found {count!r:.80} {what} channels; wanted a whole number up to {MOST_CHANNELS:,}"
+            )
     name = [
         {str(i): names.get(str(i), f"{kind} {i}") for i in range(n)}
         for kind, n, names in (
@@ -92,18 +102,18 @@ def _channels(settings: dict, dataset: dict) -> tuple[dict[str, str], dict[str, 
 
 def input_shape(archive: str) -> list[int]:
     """``[1, channels, *grid]`` of the published network's input."""
-    settings, dataset = read_effective(archive, "train"), read_json(layout.dataset_json(archive))
+    settings, dataset = read_effective(archive, "train"), read_facts(layout.dataset_json(archive))
     return [1, len(_channels(settings, dataset)[0]), *spatial_shape(settings)]
 
 
 def licence_line(archive: str) -> str:
     """The data's licence in a line: the configuration's, else the dataset list's."""
-    stated = read_effective(archive, "publish")["licence"] or read_json(layout.dataset_json(archive)).get("licence")
+    stated = read_effective(archive, "publish")["licence"] or read_facts(layout.dataset_json(archive)).get("licence")
     return str(stated or "not stated")
 
 
 def description(archive: str) -> str:
-    dataset = read_json(layout.dataset_json(archive))
+    dataset = read_facts(layout.dataset_json(archive))
     return str(
         read_effective(archive, "publish")["description"]
         or dataset.get("description")
@@ -114,7 +124,7 @@ def description(archive: str) -> str:
 
 def metadata(archive: str) -> dict:
     """``configs/metadata.json``: what the network takes and gives (MONAI's schema of 2024-07-25)."""
-    settings, dataset = read_effective(archive, "train"), read_json(layout.dataset_json(archive))
+    settings, dataset = read_effective(archive, "train"), read_facts(layout.dataset_json(archive))
     inputs, outputs = _channels(settings, dataset)
     shape, task = spatial_shape(settings), settings["task"]
     segmentation = task == "segmentation"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,10 @@ from monai.data import MetaTensor, set_track_meta
 from tqdm import tqdm
 
 from .errors import UserError
-from .files import write_with
+from .faults import is_no_memory
+from .files import remove_abandoned, replacing
+from .hashing import as_checked
+from .nifti import Unreadable, check_header
 from .transforms import apply_all, build_transforms, trace_of
 
 FORMAT = 2
@@ -50,21 +54,21 @@ class PreparedCases:
         return self.folder / f"{hashlib.sha256(content.encode()).hexdigest()}.pt"
 
     def _file(self, name: str) -> str:
-        path = self.data_root / name
-        if not path.is_file():
-            raise UserError(
-                f"{path}: file not found; restore it, or give the dataset's folder with --config data_root=DIR"
-            )
-        return str(path)
+        try:
+            check_header(name, str(self.data_root))
+        except Unreadable as error:
+            raise UserError(f"{self.data_root}: {error}") from None
+        return str(self.data_root / name)
 
     def _prepare(self, case: dict) -> dict:
-        images = [self._file(f) for f in case["image"]]
-        item = {"image": images if len(images) > 1 else images[0]}
-        if case["label"] is not None:
-            label = case["label"]
-            item["label"] = self._file(label) if isinstance(label, str) else label
+        label = case["label"]
         set_track_meta(True)
-        item = apply_all(self.transforms, item, f"case {case['case']}")
+        with as_checked(self.data_root, checked_files(case)):
+            images = [self._file(f) for f in case["image"]]
+            item = {"image": images if len(images) > 1 else images[0]}
+            if label is not None:
+                item["label"] = self._file(label) if isinstance(label, str) else label
+            item = apply_all(self.transforms, item, f"case {case['case']}")
         image = item["image"]
         prepared = {"image": torch.as_tensor(image).as_subclass(torch.Tensor).contiguous()}
         if isinstance(image, MetaTensor):
@@ -91,10 +95,17 @@ class PreparedCases:
             back to the file's grid ``trace`` and ``affine``.
         """
         path = self._path(case)
-        if path.is_file():
-            return torch.load(path, weights_only=True, mmap=True)
+        if path.is_file() and (kept := _kept(path)):
+            return kept
         prepared = self._prepare(case)
-        write_with(path, lambda p: torch.save(prepared, p))
+        try:
+            with replacing(path) as temporary, open(temporary, "wb") as file:
+                torch.save(prepared, file)
+        except OSError as error:
+            raise UserError(
+                f"{path}: a prepared case cannot be kept: {error.strerror}; free some space and see that this user may write here, "
+                "or give another folder with --config cache_dir=DIR"
+            ) from None
         return prepared
 
     def prepare_all(self, cases: Sequence[dict], workers: int) -> None:
@@ -102,10 +113,28 @@ class PreparedCases:
         missing = [c for c in cases if not self._path(c).is_file()]
         if not missing:
             return
+        remove_abandoned(self.folder)
         with ThreadPoolExecutor(max(1, workers)) as pool:
             done = pool.map(self.get, missing)
             for _ in tqdm(done, total=len(missing), desc="preparing cases", disable=None, unit="case"):
                 pass
+
+
+def checked_files(case: dict) -> dict[str, str]:
+    """A case's files with the SHA-256 that the data check found."""
+    images, label = case["sha256"]
+    files = dict(zip(case["image"], images.split(";"), strict=True))
+    return {**files, case["label"]: label} if isinstance(case["label"], str) else files
+
+
+def _kept(path: Path) -> dict | None:
+    """A prepared case; None where a crash of the machine left no whole file."""
+    try:
+        return torch.load(path, weights_only=True, mmap=True)
+    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        if is_no_memory(error):
+            raise
+        return None
 
 
 def _compact(label: torch.Tensor) -> torch.Tensor:

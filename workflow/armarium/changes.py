@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
+import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from . import layout
-from .dataset import Case, Dataset, read_dataset
+from .dataset import TEST, TRAINING, VALIDATION, Case, Dataset, dataset_files, read_dataset, with_test_lists
+from .errors import UserError
 from .files import read_json
 from .hashing import HashIndex
 
+TESTED = "test:"
+"""Start of the name of what only tests read: a list of test cases, a file of theirs."""
 
-def dataset_digest(dataset: Dataset) -> str:
-    """SHA-256 over what a dataset's list says, not how it is written."""
-    rows = [[c.case, c.participant_id, c.session_id, c.images, c.label, c.columns, c.subset] for c in dataset.cases]
-    text = json.dumps([rows, sorted(dataset.labels.items())], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+LIST = "list"
+
+
+def list_digests(dataset: Dataset) -> dict[str, str]:
+    """SHA-256 over what each list says, not how or in which order it is written: the training cases', test cases'."""
+    rows: dict[str, list] = {LIST: [], f"{TESTED}{TEST}": []}
+    for c in sorted(dataset.cases, key=lambda c: c.case):
+        row = [c.case, c.participant_id, c.session_id, c.images, c.label, c.columns, c.subset]
+        rows.setdefault(f"{TESTED}{c.subset}" if _is_tested(c) else LIST, []).append(row)
+    texts = {name: json.dumps([found, sorted(dataset.labels.items())], sort_keys=True) for name, found in rows.items()}
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+
+
+def _is_tested(case: Case) -> bool:
+    """Whether a case is of a test list, so that no training reads it."""
+    return case.subset not in (TRAINING, VALIDATION)
 
 
 def _hashes(row: dict[str, str]) -> list[str]:
@@ -34,27 +51,53 @@ def content_of(cases: Iterable[Case], rows: dict[str, dict[str, str]]) -> dict[s
     return found
 
 
-def changed_files(archive: str, dataset_spec: dict, data_root: str, index: HashIndex) -> dict[str, list[str]]:
-    """Files, and the list itself, whose content ever changed: the hash first checked, and the present one."""
+def changed_files(
+    archive: str, dataset_spec: dict, groups: dict, data_root: str, index: HashIndex
+) -> dict[str, list[str]]:
+    """Files, and the lists themselves, whose content ever changed: the hash first checked, and the present one.
+
+    Names of what only tests read start with ``TESTED``; ``groups`` are the test groups.
+    """
+    changed = _noted(Path(layout.changed_files(archive)))
+    lists = [dataset_spec["list"], *(group["list"] for group in groups.values() if "list" in group)]
+    needed = (layout.cases_tsv(archive), layout.dataset_json(archive), *(Path(data_root, name) for name in lists))
+    if not all(map(os.path.isfile, needed)):
+        return changed
+    dataset = with_test_lists(read_dataset(dataset_spec, data_root), {"groups": groups}, data_root)
+    digests = list_digests(dataset)
+    known, files = _recorded(archive, dataset)
+    present = {str(Path(data_root, f)): f for f in files if Path(data_root, f).is_file()}
+    trained = dataset_files(replace(dataset, cases=[c for c in dataset.cases if not _is_tested(c)]))
+    names = {f: f if f in trained else f"{TESTED}{f}" for f in files}
+    current = {names[present[p]]: h for p, h in index.many(list(present)).items()} | digests
+    recorded = {names[f]: h for f, h in files.items()} | known
+    for name in current.keys() & (changed | recorded).keys():  # another list is a change of the configuration
+        first, last = changed.get(name) or [recorded[name]] * 2
+        if current[name] != last:
+            changed[name] = [first, current[name]]
+    return dict(sorted(changed.items()))
+
+
+def _noted(path: Path) -> dict[str, list[str]]:
+    """The changes that were found before."""
+    noted = read_json(path) if path.is_file() else {}
+    pairs = list(noted.values()) if isinstance(noted, dict) else [None]
+    if not all(isinstance(p, list) and len(p) == 2 and all(isinstance(h, str) for h in p) for p in pairs):
+        raise UserError(f"{path}: not as planning writes it; put back a copy, or delete it")
+    return noted
+
+
+def _recorded(archive: str, dataset: Dataset) -> tuple[dict[str, str], dict[str, str]]:
+    """What the data check found: the lists' digests, and SHA-256 of each file."""
     from .checks import read_cases_table
 
-    path = Path(layout.changed_files(archive))
-    changed = read_json(path) if path.is_file() else {}
-    listed = Path(data_root, dataset_spec["list"])
-    if not (
-        Path(layout.cases_tsv(archive)).is_file() and Path(layout.dataset_json(archive)).is_file() and listed.is_file()
-    ):
-        return changed
-    dataset = read_dataset(dataset_spec, data_root)
-    rows = read_cases_table(layout.cases_tsv(archive))
-    # A case that the list now gives other files, or that is new, shows in the list's own digest.
-    known_cases = [c for c in dataset.cases if c.case in rows and len(c.images) == len(_hashes(rows[c.case]))]
-    recorded = {"list": read_json(layout.dataset_json(archive))["digest"], **content_of(known_cases, rows)}
-    present = {str(Path(data_root, f)): f for f in recorded if f != "list" and Path(data_root, f).is_file()}
-    current = {present[p]: h for p, h in index.many(list(present)).items()}
-    current["list"] = dataset_digest(dataset)
-    for name, digest in current.items():
-        first, known = changed.get(name, [recorded[name]] * 2)
-        if digest != known:
-            changed[name] = [first, digest]
-    return changed
+    try:
+        rows = read_cases_table(layout.cases_tsv(archive))
+        # A case that a list now gives other files, or that is new, shows in the list's own digest.
+        known = [c for c in dataset.cases if c.case in rows and len(c.images) == len(_hashes(rows[c.case]))]
+        return dict(read_json(layout.dataset_json(archive))["digests"]), content_of(known, rows)
+    except (UserError, AttributeError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{layout.cases_tsv(archive)} or {layout.dataset_json(archive)}: damaged ({type(error).__name__}: {error}); "
+            "delete both to have the data checked again"
+        ) from None

@@ -18,8 +18,9 @@ from functools import partial
 
 from .dataset import Case, Dataset
 from .errors import Problems, UserError
-from .files import write_text
+from .files import read_text, write_text
 from .nifti import BLOCK, Unreadable, Volume, by, read_volume
+from .tables import read_tsv
 
 COLUMNS = (
     "case",
@@ -128,13 +129,11 @@ def write_cases_table(path: str, rows: list[dict[str, str]]) -> None:
 
 def read_cases_table(path: str) -> dict[str, dict[str, str]]:
     """Rows of a table of cases by the case's name."""
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            return {row["case"]: row for row in csv.DictReader(file, delimiter="\t")}
-    except FileNotFoundError:
-        raise UserError(f"{path}: file not found") from None
-    except KeyError:
-        raise UserError(f"{path}: found no column 'case', wanted the table that the data check writes") from None
+    rows = read_tsv(read_text(path), path)
+    needed = ("case", "image_sha256", "label_sha256")
+    if lacking := [name for name in needed if rows and name not in rows[0]]:
+        raise UserError(f"{path}: found no column '{lacking[0]}', wanted the table that the data check writes")
+    return {row["case"]: row for row in rows}
 
 
 # ---- running

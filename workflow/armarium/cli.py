@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
 import click
 
-from .errors import UserError
+from .faults import in_words, require_address_space
 
 WRITERS = {
     "model": ("maps", "write_model_json"),
@@ -35,7 +37,15 @@ WRITERS = {
 """What ``write`` can write: the module and function that do it."""
 
 archive = click.argument("archive", type=click.Path(file_okay=False))
-split = click.argument("split")
+
+
+def _split_number(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not re.fullmatch("0|[1-9][0-9]*", value):
+        raise click.BadParameter(f"{value!r} is no split's number; wanted 0, 1, …")
+    return value
+
+
+split = click.argument("split", callback=_split_number)
 device = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", envvar="ARMARIUM_DEVICE", show_default=True
 )
@@ -44,24 +54,42 @@ cache = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Commands that tell what goes wrong: click takes a file's early end for the user's and says no more than "Aborted!"."""
+
+    def invoke(self, context: click.Context):
+        try:
+            return super().invoke(context)
+        except EOFError as error:
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--log", type=click.Path(dir_okay=False), help="Write messages to this file too.")
-def cli(log: str | None) -> None:
+@click.pass_context
+def cli(context: click.Context, log: str | None) -> None:
     """Build, inspect and rebuild self-contained model archives."""
     if log:
         sys.stderr = Tee(sys.stderr, log)
+        announced = import_module(".running", __package__).Announced("job", shlex.join(["armarium", *sys.argv[3:]]))
+        context.call_on_close(announced.close)
 
 
 class Tee(io.TextIOBase):
-    """Standard error that goes to a file as well; a bar stays on the terminal alone."""
+    """Standard error that goes to a file as well, as long as that can be written; a bar stays on the terminal alone."""
 
     def __init__(self, stream, path: str):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self.stream, self.file = stream, open(path, "a", buffering=1)  # noqa: SIM115 (open as long as the process)
+        self.stream, self.file = stream, None
+        with suppress(OSError):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(path, "ab", buffering=0)  # noqa: SIM115 (open as long as the process)
 
     def write(self, text: str) -> int:
-        if "\r" not in text:
-            self.file.write(text)
+        if self.file and "\r" not in text:
+            try:
+                self.file.write(text.encode())
+            except OSError:  # a full disk must not hide what is told
+                self.file = None
         return self.stream.write(text)
 
     def flush(self) -> None:
@@ -78,12 +106,19 @@ def steps():
     return import_module(".steps", __package__)
 
 
+def computing_steps():
+    """The steps, once it is certain that what they compute with can be loaded."""
+    require_address_space()
+    return steps()
+
+
 @cli.command()
 @click.argument("listed")
 @click.argument("spec")
 def synthesize(listed: str, spec: str) -> None:
     """Make a small dataset whose list is the file LISTED, as the JSON text SPEC says."""
-    import_module(".synthesize", __package__).synthesize_dataset(str(Path(listed).parent), json.loads(spec))
+    module = import_module(".synthesize", __package__)
+    module.synthesize_dataset(str(Path(listed).parent), module.parse_spec(spec))
 
 
 @cli.command()
@@ -114,7 +149,7 @@ def write_datalist(archive: str, split: str) -> None:
 @archive
 def check_recipe(archive: str) -> None:
     """Build every component of the recipe once."""
-    steps().check_recipe(archive)
+    computing_steps().check_recipe(archive)
 
 
 @cli.command()
@@ -124,7 +159,7 @@ def check_recipe(archive: str) -> None:
 @cache
 def train(archive: str, split: str, device: str, cache: str) -> None:
     """Train a split, resuming where it stopped."""
-    steps().train(archive, split, device, cache)
+    computing_steps().train(archive, split, device, cache)
 
 
 @cli.command()
@@ -154,7 +189,7 @@ def copy_logs(archive: str, split: str, targets: tuple[str, ...]) -> None:
 @cache
 def test(archive: str, group: str, split: str, device: str, cache: str) -> None:
     """Score the checkpoints of a split on a test group."""
-    steps().test_split(archive, group, split, device, cache)
+    computing_steps().test_split(archive, group, split, device, cache)
 
 
 @cli.command()
@@ -171,18 +206,20 @@ def write_results(archive: str, group: str, split: str, checkpoint: str) -> None
 @archive
 @device
 @cache
-def evaluate_published(archive: str, device: str, cache: str) -> None:
+@click.option("--trust-torchscript/--no-trust-torchscript", "trusted", envvar="ARMARIUM_TRUST_TORCHSCRIPT")
+def evaluate_published(archive: str, device: str, cache: str, trusted: bool) -> None:
     """Score the published model and keep its predictions."""
-    steps().evaluate_published(archive, device, cache)
+    computing_steps().evaluate_published(archive, device, cache, trusted)
 
 
 @cli.command()
 @archive
 @split
 @click.argument("checkpoints", nargs=-1, required=True)
-def export(archive: str, split: str, checkpoints: tuple[str, ...]) -> None:
+@cache
+def export(archive: str, split: str, checkpoints: tuple[str, ...], cache: str) -> None:
     """Export checkpoints of a split as TorchScript."""
-    steps().export_split(archive, split, list(checkpoints))
+    computing_steps().export_split(archive, split, list(checkpoints), cache)
 
 
 @cli.command()
@@ -190,7 +227,7 @@ def export(archive: str, split: str, checkpoints: tuple[str, ...]) -> None:
 @click.argument("which", type=click.Choice(["best", "final"]))
 def publish(archive: str, which: str) -> None:
     """Write the published weights."""
-    steps().publish_weights(archive, which)
+    computing_steps().publish_weights(archive, which)
 
 
 @cli.command()
@@ -222,12 +259,12 @@ def copy_workflow(archive: str) -> None:
 @click.argument("what", type=click.Choice(list(WRITERS)))
 @archive
 @click.argument("names", nargs=-1)
-@click.option("--inputs", default="", help="Files that it is made from, quoted as for a shell.")
+@click.option("--inputs", default="", help="Files that it is made from, one a line.")
 def write(what: str, archive: str, names: tuple[str, ...], inputs: str) -> None:
     """Write a file that says something of the archive."""
     module, function = WRITERS[what]
     writer = getattr(import_module(f".{module}", __package__), function)
-    steps().write(archive, what, writer, names, shlex.split(inputs))
+    steps().write(archive, what, writer, names, inputs.splitlines())
 
 
 @cli.command()
@@ -245,23 +282,64 @@ def summary(archive: str) -> None:
     click.echo(import_module(".summary", __package__).summary(archive))
 
 
+@cli.command()
+@archive
+@click.option(
+    "--data-root", type=click.Path(file_okay=False), help="Where the dataset is, if not where the archive says."
+)
+@click.option("--no-data", is_flag=True, help="Leave the dataset out.")
+@click.option("--json", "as_json", is_flag=True, help="Tell everything as JSON.")
+@click.option("--paths", metavar="KIND", help="Tell only the files to delete of a kind, each ended by a zero byte.")
+def verify(archive: str, data_root: str | None, no_data: bool, as_json: bool, paths: str | None) -> None:
+    """Read everything in an archive anew; tell what is changed, missing, foreign or out of date, and how to mend it.
+
+    Ends with status 1 if something is wrong.
+    """
+    report = import_module(".verify", __package__).verify(archive, data_root, not no_data)
+    if paths is not None:
+        sys.stdout.buffer.write(b"".join(os.fsencode(path) + b"\0" for path in report.to_delete(paths)))
+        return
+    click.echo(json.dumps(report.as_json(), indent=4) if as_json else report)
+    sys.exit(1 if report.wrong else 0)
+
+
+passed_on = {"ignore_unknown_options": True, "help_option_names": []}
+
+
+@cli.command(context_settings=passed_on)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def build(arguments: tuple[str, ...]) -> None:
+    """Build targets as `snakemake ARGUMENTS` does; where another one makes the same files, wait for it."""
+    sys.exit(import_module(".calling", __package__).build(arguments))
+
+
+@cli.command(context_settings=passed_on)
+@archive
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def status(archive: str, options: tuple[str, ...]) -> None:
+    """Show what is there, what is missing, and what a build would run; OPTIONS are Snakemake's."""
+    click.echo(import_module(".status", __package__).status(archive, options))
+
+
+@cli.command()
+@click.option("--wait", is_flag=True, help="Wait for what is still at work.")
+def unlock(wait: bool) -> None:
+    """Remove Snakemake's locks here, once sure that no Snakemake and no job is alive."""
+    removed = import_module(".running", __package__).unlock(wait)
+    click.echo("unlocked" if removed else "nothing was locked")
+
+
 def main() -> None:
     """Run a command; a user's mistake ends it with one message and status 1."""
     # Snakemake stops jobs with SIGTERM; as an exception it runs the clean-ups of open writes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         cli(prog_name="armarium")
-    except UserError as error:
-        print(f"armarium: {error}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        print(
-            f"armarium: {error.filename or Path.cwd()}: {error.strerror or error}; nothing was half-written, mend this and run again",
-            file=sys.stderr,
-        )
-        sys.exit(1)
-    except MemoryError:
-        print("armarium: out of memory; lower batch_size or give the job more memory (mem_mb)", file=sys.stderr)
+    except Exception as error:
+        words = in_words(error)
+        if words is None:
+            raise
+        print(f"armarium: {words}", file=sys.stderr)
         sys.exit(1)
 
 

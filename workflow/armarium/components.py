@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import re
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,8 +28,16 @@ MODULES = {
     "metric": ("monai.handlers", "ignite.metrics"),
 }
 """Where a component of a kind may come from, first match first."""
-IMPORTED_ARGS = {"reader": "monai.data", "writer": "monai.data", "merger_cls": "monai.inferers"}
-"""Arguments that MONAI follows as dotted paths, to any function there is: only its own classes are let through."""
+IMPORTED_ARGS = {"reader": ("NibabelReader", "ITKReader"), "writer": (), "merger_cls": ("AvgMerger",)}
+"""Arguments that MONAI follows as dotted paths, to any function there is, and what is let through.
+
+Not its NumpyReader, which unpickles whatever it is given, and not what writes to a path of its own.
+"""
+FILE_ARGUMENT = re.compile(r"(?:^|_)(?:dir|dirname|path|uri|url|filename|store|save_handler)$|^path_or_|^pretrained$")
+"""Constructors' arguments that lead to files or addresses (or, for ``pretrained``, may do so)."""
+REACHES_OUT = re.compile(r"TorchIO|TorchVision|CuCIM|MLFlow|ClearML|PerceptualLoss|\w+Logger$")
+"""Classes that do so by default, or run what other packages have by a name."""
+KEEPS_TO_ITSELF = {"MetricLogger", "TorchVisionFCModel"}
 
 
 def _public_class(kind: str, name: str, where: str) -> type:
@@ -53,6 +64,8 @@ def _allowed_class(path: str, allow: Iterable[str], where: str) -> type:
             f"{where}: path '{path}' is not allowed; code named by a recipe runs only if config.yaml lists it under the archive's 'allow'"
         )
     module, _, name = path.rpartition(".")
+    if os.getcwd() not in sys.path:  # last, so that nothing there takes the place of something installed
+        sys.path.append(os.getcwd())
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -89,6 +102,8 @@ def build(kind: str, component: dict, allow: Iterable[str] = (), /, *leading: An
     where = f"{kind} {name}"
     cls = component_class(kind, component, allow, where)
     args = {**component["args"], **extra}
+    if "name" in component:
+        _refuse_files(cls, component["args"], where)
     _refuse_imports(component["args"], where)
     try:
         return cls(*leading, **args)
@@ -96,11 +111,27 @@ def build(kind: str, component: dict, allow: Iterable[str] = (), /, *leading: An
         raise UserError(f"{where}: args {component['args']} do not fit: {error}") from None
 
 
+def _refuse_files(cls: type, args: dict, where: str) -> None:
+    """Refuse what would read or write files of its own: a recipe says what is computed, not where."""
+    problem = f"is not built by name: it may reach files or addresses outside the archive; if you want it, name it by path '{cls.__module__}.{cls.__name__}' and list that under 'allow'"
+    if REACHES_OUT.search(cls.__name__) and cls.__name__ not in KEEPS_TO_ITSELF:
+        raise UserError(f"{where} {problem}")
+    try:
+        parameters = inspect.signature(cls).parameters
+    except ValueError:  # a class of torch's own making, which takes no files
+        return
+    for name, parameter in parameters.items():
+        given = args.get(name, None if parameter.default is parameter.empty else parameter.default)
+        required = parameter.default is parameter.empty
+        if FILE_ARGUMENT.search(name) and (required or (given and not isinstance(given, bool))):
+            raise UserError(f"{where} {problem} ({name} {given!r:.80})")
+
+
 def _refuse_imports(args: dict, where: str) -> None:
-    for key, module in IMPORTED_ARGS.items():
+    for key, known in IMPORTED_ARGS.items():
         for name in args[key] if isinstance(args.get(key), list) else [args.get(key)]:
-            if isinstance(name, str) and not inspect.isclass(getattr(importlib.import_module(module), name, None)):
-                raise UserError(f"{where}: {key} is {name!r}; wanted the name of a class of {module}")
+            if name is not None and name not in known:
+                raise UserError(f"{where}: {key} is {name!r:.80}; wanted {' or '.join(known) or 'none'}")
 
 
 def substitute_runtime(value: Any, known: dict[str, int]) -> Any:

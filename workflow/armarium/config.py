@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from .errors import Problems, UserError
 
+LONGEST_SCALAR = 64
+"""Characters of a number, a truth value or the like; a longer text is not parsed: YAML can refer to itself."""
 SCHEMAS = Path(__file__).resolve().parent.parent / "schemas"
 
 
@@ -110,7 +112,7 @@ def _validator() -> type:
     return extend(Draft202012Validator, type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(checks))
 
 
-def check(value: dict, name: str, source: str) -> dict:
+def check(value: dict, name: str, source: str, optional: Collection[str] = ()) -> dict:
     """Check ``value`` against a schema and fill in its defaults.
 
     Parameters
@@ -121,6 +123,8 @@ def check(value: dict, name: str, source: str) -> dict:
         Name of the schema: ``config`` or ``recipe``.
     source:
         The file it came from, for messages.
+    optional:
+        Keys that the schema requires, but that may be missing here.
 
     Raises
     ------
@@ -128,6 +132,7 @@ def check(value: dict, name: str, source: str) -> dict:
         With every difference from the schema, unknown keys with the nearest right name.
     """
     root = schema(name)
+    root = {**root, "required": [key for key in root.get("required", []) if key not in optional]}
     errors = [leaf for e in _validator()(root).iter_errors(value) for leaf in _leaves(e)]
     if errors:
         raise Problems(source, dict.fromkeys(_message(e) for e in errors))
@@ -159,7 +164,7 @@ def typed(name: str, value: Any, like: Any, source: str = "set") -> Any:
     if wanted is None:
         wanted = {bool: "boolean", int: "integer", float: "number", str: "string"}.get(type(like), "any")
     wanted = [wanted] if isinstance(wanted, str) else wanted
-    if wanted != ["string"] and isinstance(value, str):
+    if wanted != ["string"] and isinstance(value, str) and len(value) <= LONGEST_SCALAR:
         try:
             read = yaml.safe_load(value)
             # YAML 1.1 takes 1e-3 for a word; null and true are no numbers.
@@ -175,7 +180,7 @@ def typed(name: str, value: Any, like: Any, source: str = "set") -> Any:
         "any": True,
     }
     if not any(accepted[w] for w in wanted):
-        raise UserError(f"{source}: {name} is {value!r}; wanted {' or '.join(wanted)}")
+        raise UserError(f"{source}: {name} is {value!r:.200}; wanted {' or '.join(wanted)}")
     return value
 
 

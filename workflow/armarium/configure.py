@@ -8,27 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from . import layout, recipe
-from .changes import changed_files
+from .changes import TESTED, changed_files
 from .config import check, typed
 from .errors import UserError
-from .files import json_text, read_json, write_text
+from .files import json_text, read_json, read_text, write_text
 from .hashing import HashIndex
+from .manifest import read_manifest
 from .mmar_configs import derived_configs, environment_defaults
 from .split_files import sides_of
 
 
 @dataclass(frozen=True)
 class Globals:
-    """What config.yaml and ``--config`` say of every archive."""
+    """What config.yaml and ``--config`` say of every archive.
+
+    ``allow`` is for archives that are merely on disk: which of the dotted paths in their own ``allow`` the user trusts.
+    """
 
     data_root: str | None = None
     changes: dict = field(default_factory=dict)
     cache_dir: str = ".cache/armarium"
+    allow: tuple[str, ...] = ()
 
 
 @dataclass
@@ -36,7 +42,8 @@ class Configured:
     """An archive's configuration as planning sees it.
 
     ``effective`` maps each part of ``layout.EFFECTIVE`` and ``files`` to the text its file has, or would
-    have when nothing may be written (a dry run); ``changed`` names the parts whose file differs.
+    have when nothing may be written (a dry run); ``changed`` names the parts whose file differs, ``rewritten``
+    every configuration file that does.
     """
 
     archive: str
@@ -44,7 +51,8 @@ class Configured:
     settings: dict
     data_root: str
     effective: dict[str, str]
-    changed: set[str]
+    changed: set[str] = field(default_factory=set)
+    rewritten: list[str] = field(default_factory=list)
 
     @cached_property
     def split_numbers(self) -> list[int]:
@@ -88,6 +96,8 @@ DEPENDS_ON = {
     "published evaluation": ("data", "split", "train", "evaluate", "export", "publish", "files"),
 }
 """The parts of the effective configuration that decide each costly product."""
+WITHOUT_TESTS = ("training", "export")
+"""Products that no test case decides."""
 
 
 def fingerprint(effective: dict[str, str], product: str, *which: str | int) -> str:
@@ -104,13 +114,16 @@ def fingerprint(effective: dict[str, str], product: str, *which: str | int) -> s
     which:
         The split, the group: what tells products of a kind apart.
     """
-    parts = [_differences(effective[p]) if p == "files" else effective[p] for p in DEPENDS_ON[product]]
+    parts = [_differences(effective[p], product) if p == "files" else effective[p] for p in DEPENDS_ON[product]]
     return hashlib.sha256("\0".join([product, *parts, *map(str, which)]).encode()).hexdigest()
 
 
-def _differences(files: str) -> str:
+def _differences(files: str, product: str) -> str:
     """Of the files that ever changed those that differ from what was first checked: a revert leaves nothing."""
-    return json_text({name: now for name, (first, now) in json.loads(files).items() if now != first})
+    different = {name: now for name, (first, now) in json.loads(files).items() if now != first}
+    return json_text(
+        {n: now for n, now in different.items() if product not in WITHOUT_TESTS or not n.startswith(TESTED)}
+    )
 
 
 def fingerprint_on_disk(archive: str, product: str, *which: str | int) -> str:
@@ -148,8 +161,14 @@ def _recipe_files(folder: str, name: str) -> dict[str, dict]:
     return {n: _read_object(base / n) for n in wanted if (base / n).is_file()}
 
 
+MOST_RESULTS = 100_000
+"""Results, each of several files, that one archive can plan for."""
+LARGEST_CONFIG = 1 << 20
+"""Bytes of an MMAR configuration; a variable of it may be put in as often as it has room for."""
+
+
 def _read_object(path: str | Path) -> dict:
-    found = read_json(path)
+    found = read_json(path, LARGEST_CONFIG)
     if not isinstance(found, dict):
         raise UserError(f"{path}: found a JSON {type(found).__name__}, wanted an object {{…}}")
     return found
@@ -172,7 +191,14 @@ def _environment(given: dict, spec: dict, data_root: str | None) -> dict:
 def _kept(archive: str) -> dict:
     """The variables that were set for an archive before."""
     path = layout.archive_json(archive)
-    return _read_object(path).get("kept", {}) if Path(path).is_file() else {}
+    return _kept_in(_read_object(path), path) if Path(path).is_file() else {}
+
+
+def _kept_in(held: dict, path: str) -> dict:
+    kept = held.get("kept", {})
+    if not isinstance(kept, dict) or any(isinstance(value, dict | list) for value in kept.values()):
+        raise UserError(f"{path}: kept is {kept!r:.100}; wanted an object of variables and their values, or none")
+    return kept
 
 
 def _listed_files(archive: str, section: dict, given: Globals) -> tuple[dict, dict[str, dict]]:
@@ -207,7 +233,12 @@ def _held_files(archive: str, given: Globals) -> tuple[dict, dict[str, dict]]:
     held = _read_object(path)
     section = {"recipe": layout.mmar_config(archive, ""), **{k: v for k, v in held.items() if k != "kept"}}
     spec = archive_spec(check({"archives": {"archive": section}}, "config", path)["archives"]["archive"])
-    spec["kept"] = {**held.get("kept", {}), **given.changes}
+    spec["kept"] = {**_kept_in(held, path), **given.changes}
+    if foreign := [name for name in spec["allow"] if name not in given.allow]:
+        raise UserError(
+            f"{path}: allow names {', '.join(foreign)}, code that this archive would run; if you know it and it is yours, "
+            f"say so with --config allow='[{', '.join(foreign)}]' or as allow at the top of the configuration file"
+        )
     names = (*layout.MMAR_CONFIGS, "environment.json", "splits.json")
     paths = {n: Path(layout.mmar_config(archive, n)) for n in names}
     files = {n: (read_json if n == "splits.json" else _read_object)(p) for n, p in paths.items() if p.is_file()}
@@ -249,21 +280,37 @@ def _sorted(settings: dict) -> dict:
     return json.loads(json.dumps(settings, sort_keys=True))
 
 
+def _in_order(given: list[dict[str, list]]) -> list[dict[str, list]]:
+    """Given splits in one form: in which order a file names a side's cases means nothing."""
+    return [{side: sorted(entries, key=json.dumps) for side, entries in sides.items()} for sides in given]
+
+
 def _takes_training_cases(group: dict) -> bool:
     """Whether a test group is taken out of the cases that are split."""
     return bool({"count", "fraction"} & group.keys()) or group.get("from") in ("training", "validation")
+
+
+METHOD_KEYS = {"kfold": {"n_splits"}, "holdout": {"holdout"}, "lists": set(), "file": set()}
+"""Of the keys that only one way of splitting reads, those of each."""
+
+
+def _splits_in_use(splits: dict) -> dict:
+    """The keys that decide the splits; where a given file lies does not, its content does."""
+    unused = {"file"}.union(*METHOD_KEYS.values()) - METHOD_KEYS[splits["method"]]
+    return {k: v for k, v in splits.items() if k not in unused}
 
 
 def _effective(spec: dict, settings: dict, chosen: list[str], given_splits: dict | None) -> dict[str, dict]:
     dataset = {k: v for k, v in spec["dataset"].items() if k not in (*CHECK_KEYS, "description", "licence")}
     drawn = {g: t for g, t in spec["test"]["groups"].items() if _takes_training_cases(t)}
     other = {g: t for g, t in spec["test"]["groups"].items() if g not in drawn}
-    if given_splits is not None and any(sides.get("test") for sides in given_sides(given_splits)):
+    given = None if given_splits is None else _in_order(given_sides(given_splits))
+    if given is not None and any(sides.get("test") for sides in given):
         other["test"] = {"given": True}
     return {
         "data": {"dataset": dataset},
         "check": {k: spec["dataset"][k] for k in CHECK_KEYS},
-        "split": {"splits": spec["splits"], "drawn_groups": drawn, "given": given_splits},
+        "split": {"splits": _splits_in_use(spec["splits"]), "drawn_groups": drawn, "given": given},
         "train": {
             **_sorted({k: v for k, v in settings.items() if k not in EXECUTION_KEYS}),
             "task": dataset["task"],
@@ -285,7 +332,10 @@ def _refuse_hand_edits(archive: str, texts: dict[str, str]) -> None:
     record = Path(layout.written_configs(archive))
     if not record.is_file():
         return
-    for name, digest in read_json(record).items():
+    written = read_json(record)
+    for name, digest in written.items() if isinstance(written, dict) else ():
+        if name not in texts:
+            continue
         path = Path(layout.mmar_config(archive, name))
         if not path.is_file():
             continue
@@ -298,14 +348,48 @@ def _refuse_hand_edits(archive: str, texts: dict[str, str]) -> None:
             )
 
 
-def _write_if_changed(path: str, text: str, dry: bool) -> bool:
-    """Whether the file differs from ``text``; brings it up to date unless ``dry``."""
-    p = Path(path)
-    if p.is_file() and p.read_bytes() == text.encode():
+def _text(path: str, value: dict | list) -> str:
+    """A configuration file's text: the one that it has, where only layout or the order of keys differ.
+
+    So an edit that says nothing else changes no file, and the manifest stays true.
+    """
+    text = json_text(value)
+    try:
+        present = read_text(path)
+        same = json.dumps(json.loads(present), sort_keys=True) == json.dumps(json.loads(text), sort_keys=True)
+    except (OSError, ValueError, RecursionError, UserError):
+        return text
+    return present if same else text
+
+
+def _write_if_changed(archive: str, path: str, text: str, dry: bool) -> bool:
+    """Whether the file differs from ``text``; brings it up to date unless ``dry``.
+
+    A lost file that comes back as the manifest has it is no change, nor is it newer than what was made from it.
+    """
+    p, data = Path(path), text.encode()
+    if p.is_file() and p.stat().st_size == len(data) and p.read_bytes() == data:
         return False
+    age = None if p.exists() else _age_in_manifest(archive, path, data)
     if not dry:
         write_text(path, text)
-    return True
+        if age is not None:
+            os.utime(path, ns=(age, age))
+    return age is None
+
+
+def _age_in_manifest(archive: str, path: str, data: bytes) -> int | None:
+    """Where the manifest has a file with this content, the time in nanoseconds of its oldest other file; else None."""
+    if not os.path.isfile(layout.manifest(archive)):
+        return None
+    try:
+        files = read_manifest(archive).files
+    except UserError:  # damaged: it says nothing
+        return None
+    if files.get(os.path.relpath(path, archive), ("",))[0] != hashlib.sha256(data).hexdigest():
+        return None
+    others = (f"{archive}/{name}" for name in files)
+    return min((os.stat(other).st_mtime_ns for other in others if os.path.isfile(other)), default=None)
 
 
 def configure(archive: str, section: dict | None, given: Globals, dry: bool = False) -> Configured:
@@ -335,22 +419,33 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
     data_root = files["environment.json"]["DATA_ROOT"]
     given_splits = files.get("splits.json") if spec["splits"]["method"] == "file" else None
     parts = _effective(spec, settings, chosen, given_splits)
-    configured = Configured(archive, spec, settings, data_root, {k: json_text(v) for k, v in parts.items()}, set())
+    effective = {part: _text(layout.effective(archive, part), value) for part, value in parts.items()}
+    configured = Configured(archive, spec, settings, data_root, effective)
     if spec["publish"] not in configured.split_numbers:
         raise UserError(f"{archive}: publish is {spec['publish']}; wanted one of the splits {configured.split_numbers}")
+    asked = len(configured.split_numbers) * len(chosen) * max(1, len(configured.groups))
+    if asked > MOST_RESULTS:
+        raise UserError(
+            f"{archive}: {asked:,} results of every split, checkpoint and test group, wanted at most {MOST_RESULTS:,}; ask for fewer of these"
+        )
     index = HashIndex(Path(given.cache_dir, "hashes.sqlite"))
-    configured.effective["files"] = json_text(changed_files(archive, spec["dataset"], data_root, index))
+    groups = {g: t for g, t in parts["evaluate"]["groups"].items() if "given" not in t}
+    configured.effective["files"] = json_text(changed_files(archive, spec["dataset"], groups, data_root, index))
 
-    texts = {"archive.json": json_text(spec), **{name: json_text(value) for name, value in files.items()}}
+    texts = {n: _text(layout.mmar_config(archive, n), v) for n, v in {"archive.json": spec, **files}.items()}
     if section:
         _refuse_hand_edits(archive, texts)
     for name, text in texts.items():
-        _write_if_changed(layout.mmar_config(archive, name), text, dry)
+        path = layout.mmar_config(archive, name)
+        if _write_if_changed(archive, path, text, dry):
+            configured.rewritten.append(path)
     hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
-    _write_if_changed(layout.written_configs(archive), json_text(hashes), dry)
+    _write_if_changed(archive, layout.written_configs(archive), json_text(hashes), dry)
     for part, text in configured.effective.items():
-        if _write_if_changed(layout.effective(archive, part), text, dry):
+        path = layout.effective(archive, part)
+        if _write_if_changed(archive, path, text, dry):
             configured.changed.add(part)
+            configured.rewritten.append(path)
     return configured
 
 

@@ -7,6 +7,7 @@ datalists share) and a TSV with BIDS column names. Standard library only: light 
 from __future__ import annotations
 
 import csv
+import io
 import posixpath
 import re
 from collections import Counter
@@ -16,7 +17,7 @@ from typing import Any
 
 from .derived import derive_columns
 from .errors import Problems, UserError
-from .files import read_json
+from .files import read_json, read_text
 from .naming import bids_id, given_name, longer_name, stem
 
 TRAINING, VALIDATION, TEST = "training", "validation", "test"
@@ -30,6 +31,7 @@ SUBSETS = {
     "testing": TEST,
 }
 UNLABELLED = ("", "n/a")  # n/a is how BIDS tables write a missing value
+MOST_FIELDS = 20_000_000
 _COUNTS = ("numTraining", "numValidation", "numTest")
 _SPELLINGS = {"license": "licence", "relase": "release"}  # as found in published datalists
 _OWN_COLUMNS = ("participant_id", "session_id", "case", "subset")
@@ -154,6 +156,34 @@ def dataset_files(dataset: Dataset) -> list[str]:
     return list(files)
 
 
+def read_facts(path: str) -> dict[str, Any]:
+    """``data/dataset.json``: the header of the list that was checked, and a digest of it.
+
+    Raises
+    ------
+    UserError
+        If there is none, or it is not as the data check writes it.
+    """
+    facts = read_json(path)
+    named = [facts.get(key) for key in ("labels", "modality")] if isinstance(facts, dict) else [None]
+    if not all(isinstance(n, dict) and all(k.isdecimal() and isinstance(v, str) for k, v in n.items()) for n in named):
+        raise UserError(
+            f"{path}: found no 'labels' and 'modality' by number; put back a copy, or delete this file to have the data checked again"
+        )
+    return facts
+
+
+def stays_inside(case: dict[str, Any], row: dict[str, str]) -> bool:
+    """Whether the files of a case, as :class:`Case` holds them, lie in the data root and in its row of the table."""
+    if len(row["image_sha256"].split(";")) != len(case["image"]):
+        return False
+    files = [*case["image"], *([case["label"]] if isinstance(case["label"], str) else [])]
+    try:
+        return all(_relative(file, "", "file") == file for file in files)
+    except ValueError:
+        return False
+
+
 # ---- the two forms of a list
 
 
@@ -201,11 +231,12 @@ def _json_entry(where: str, subset: str, item: dict) -> _Entry:
 
 def _read_tsv(path: str, task: str, problems: list[str]) -> tuple[list[_Entry], dict, int]:
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = [(i, row) for i, row in enumerate(csv.reader(file, delimiter="\t"), 1) if any(row)]
-    except FileNotFoundError:
-        raise UserError(f"{path}: file not found") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+        text = read_text(path).removeprefix("\ufeff")
+        if text.count("\t") + 4 * text.count("\n") > MOST_FIELDS:  # a row takes the memory of several fields
+            raise UserError(f"{path}: found more than {MOST_FIELDS:,} fields; this is not the table that it should be")
+        table = csv.reader(io.StringIO(text, newline=""), delimiter="\t")
+        rows = [(i, row) for i, row in enumerate(table, 1) if any(row)]
+    except csv.Error as error:
         raise UserError(f"{path}: not a UTF-8 table of tab-separated values ({error})") from None
     header = [name.strip() for name in rows[0][1]] if rows else []
     images, label = _tsv_columns(path, header, task)
@@ -263,7 +294,7 @@ def _cases(entries: list[_Entry], spec: dict, labels: dict, source: str, problem
     drafts = []
     for entry in entries:
         try:
-            images = tuple(_relative(path, folder, "image") for path in entry.images)
+            images = tuple(_relative(path, folder, "image") for path in entry.images or [None])
             label = _label(entry.label, spec["task"], indices, folder)
             if label is None and entry.subset != TEST:
                 raise ValueError(f"no label, wanted one in a {entry.subset} entry")
@@ -303,7 +334,7 @@ def _relative(path: Any, folder: str, what: str, suffixes: tuple = (".nii", ".ni
     if not isinstance(path, str) or not path.strip():
         raise ValueError(f"{what}: found {path!r}, wanted a path")
     path = path.strip()
-    if path.startswith(("/", "~")) or "\\" in path or re.match(r"[A-Za-z]+:", path):
+    if path.startswith(("/", "~")) or "\\" in path or re.match(r"[A-Za-z]+:", path) or not path.isprintable():
         raise ValueError(f"{what}: found {path!r}, wanted a relative path with '/', inside the data folder")
     joined = posixpath.normpath(posixpath.join(folder, path))
     if joined.split("/")[0] == "..":
@@ -321,7 +352,7 @@ def _label(label: Any, task: str, indices: dict[str, int], folder: str) -> str |
     if isinstance(label, str):
         if label in indices:
             return indices[label]
-        if re.fullmatch(r"-?\d+(\.0*)?", label):
+        if re.fullmatch(r"-?[0-9]{1,9}(\.0*)?", label):
             return int(float(label))
     elif isinstance(label, int | float) and not isinstance(label, bool) and label == label // 1:
         return int(label)

@@ -15,7 +15,6 @@ import platform
 import re
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit
 from . import layout
 from .errors import UserError
 from .files import json_text, write_bytes
+from .zips import member_bytes, opened
 
 MEMBERS = "env/"
 """Folder of the frozen environment inside run.zip."""
@@ -54,20 +54,17 @@ def frozen_environment(run_zip: str | os.PathLike) -> dict[str, bytes] | None:
     Raises
     ------
     UserError
-        If it is no zip, or a member would leave ``env/``.
+        If it is no whole zip, or a member would leave ``env/``.
     """
     try:
-        with zipfile.ZipFile(run_zip) as members:
-            found = {name: members.read(name) for name in members.namelist() if name.startswith(MEMBERS)}
+        with opened(run_zip) as members:
+            names = [n.removeprefix(MEMBERS) for n in members.namelist() if n.startswith(MEMBERS) and n != MEMBERS]
+            for name in names:
+                if not re.fullmatch(r"[\w-][\w.-]*", name):
+                    raise UserError(f"{run_zip}: member {MEMBERS}{name}: expected a plain file name after {MEMBERS}")
+            return {name: member_bytes(members, f"{MEMBERS}{name}", run_zip) for name in names} or None
     except FileNotFoundError:
         return None
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{run_zip}: not a zip file ({error}); delete it to have it trained again") from None
-    frozen = {name.removeprefix(MEMBERS): data for name, data in found.items() if name != MEMBERS}
-    for name in frozen:
-        if not re.fullmatch(r"[\w-][\w.-]*", name):
-            raise UserError(f"{run_zip}: member {MEMBERS}{name}: expected a plain file name after {MEMBERS}")
-    return frozen or None
 
 
 def snapshot() -> dict[str, bytes]:
@@ -241,7 +238,7 @@ def host() -> dict[str, Any]:
         "glibc": platform.libc_ver()[1] or None,
         "cpu": {
             "model": _cpuinfo("model name"),
-            "capability": torch.backends.cpu.get_cpu_capability() if torch else _capability(),
+            "capability": torch.backends.cpu.get_cpu_capability() if torch else cpu_capability(),
             "cores": os.cpu_count(),
         },
         "gpus": [name for name, _ in gpus],
@@ -271,7 +268,7 @@ def _cpuinfo(key: str) -> str | None:
     return _first(rf"^{key}\s*:\s*(.+)$", path.read_text()) if path.is_file() else None
 
 
-def _capability() -> str | None:
+def cpu_capability() -> str | None:
     """The vector instructions that torch would choose, in torch's words."""
     flags = set((_cpuinfo("flags") or "").split())
     if not flags:

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+LONGEST_LINE = 2000
+
 
 class UserError(Exception):
-    """A mistake in input: says the file, the value found, the value wanted and what to do."""
+    """A mistake in input: says the file, the value found, the value wanted and what to do.
+
+    What it quotes may be a stranger's: control characters, which a terminal would obey, are shown as escapes, and
+    endless lines are cut.
+    """
+
+    def __init__(self, message: str = ""):
+        super().__init__("\n".join(map(_shown, message.split("\n"))))
+
+
+def _shown(line: str) -> str:
+    cut = line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}… ({len(line):,} characters)"
+    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in cut)
 
 
 class Problems(UserError):

@@ -22,9 +22,11 @@ from monai.handlers import IgniteMetricHandler
 from monai.metrics import CumulativeIterationMetric
 from monai.networks.utils import eval_mode, one_hot
 
-from .cache import PreparedCases
+from .cache import PreparedCases, checked_files
 from .components import build
 from .errors import UserError
+from .hashing import as_checked
+from .nifti import Unreadable, check_header
 from .transforms import GridInverter, apply_all, build_transforms, components_at_work
 
 IDS = ["participant_id", "session_id"]
@@ -172,17 +174,18 @@ class LabelFiles:
         self.data_root, self.budget = Path(data_root), budget
         self.kept: dict[str, tuple[torch.Tensor, tuple[float, ...]]] = {}
 
-    def get(self, name: str) -> tuple[torch.Tensor, tuple[float, ...]]:
-        """The label ``[*grid]`` and its voxel size in mm."""
+    def get(self, case: dict) -> tuple[torch.Tensor, tuple[float, ...]]:
+        """A case's label ``[*grid]`` and its voxel size in mm."""
+        name = case["label"]
         if name in self.kept:
             return self.kept[name]
-        path = self.data_root / name
-        if not path.is_file():
-            raise UserError(
-                f"{path}: file not found; restore it, or give the dataset's folder with --config data_root=DIR"
-            )
-        file = nibabel.load(path)
-        values = numpy.asanyarray(file.dataobj)
+        with as_checked(self.data_root, {name: checked_files(case)[name]}):
+            try:
+                check_header(name, str(self.data_root))
+            except Unreadable as error:
+                raise UserError(f"{self.data_root}: {error}") from None
+            file = nibabel.load(self.data_root / name)
+            values = numpy.asanyarray(file.dataobj)
         largest = values.max(initial=0)
         label = torch.from_numpy(values.round().astype(numpy.uint8 if largest < 256 else numpy.int32))
         loaded = label, tuple(float(z) for z in file.header.get_zooms()[: label.ndim])
@@ -295,7 +298,7 @@ class CaseScorer:
             return done, torch.nn.functional.one_hot(index, classes).to(done.dtype), index, ()
         pred = apply_all(self.post[0], {"pred": output}, where)["pred"]
         pred = self.invert(pred, item.get("trace", []), item.get("affine"))
-        index, spacing = self.labels.get(case["label"])
+        index, spacing = self.labels.get(case)
         if [n for n in pred.shape[1:] if n > 1] != [n for n in index.shape if n > 1]:
             raise UserError(
                 f"{where}: the prediction's grid {list(pred.shape[1:])} is not the label file's {list(index.shape)}; a spatial transform of the recipe cannot be undone"

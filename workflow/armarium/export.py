@@ -6,24 +6,28 @@
 from __future__ import annotations
 
 import io
+import math
 import re
-import tempfile
 import warnings
 import zipfile
-from pathlib import Path
 
 import torch
 
 from .errors import UserError
 from .files import json_text
 from .network import build_network, make_deterministic
-from .run import INFO, epoch_of, run_identity, run_info, write_zip
+from .run import INFO, epoch_of, finished_run, run_identity
 from .transforms import components_at_work
-from .weights import load_weights
+from .weights import load_into
+from .zips import write_zip
 
 PARITY = "parity.json"
+LARGEST_INPUT = 1 << 30
+"""Values of an input that is made up to compare two networks."""
 CONSTANTS = re.compile(rb"(?:^  \w+ : Final\[.*\n)+", re.M)
 """A class's constants in TorchScript's code: written in the order of a set, so of Python's hash seed."""
+EXPORTED_ROOT = "model"
+"""The folder that a TorchScript file's members lie in: its name without the suffix, as torch has it."""
 
 
 def exported_name(checkpoint: str) -> str:
@@ -31,12 +35,24 @@ def exported_name(checkpoint: str) -> str:
 
 
 def network_input_shape(settings: dict, info: dict) -> list[int]:
-    """``[1, channels, *grid]`` as the network meets it: the inferer's window, else a whole prepared image."""
+    """``[1, channels, *grid]`` as the network meets it: the inferer's window, else a whole prepared image.
+
+    Raises
+    ------
+    UserError
+        If the window does not fit the images, or no such input fits into memory.
+    """
     window = settings["validate"]["inferer"]["args"].get("roi_size")
     channels, grid = info["input_shape"][0], info["input_shape"][1:]
     if window:
         window = [window] * len(grid) if isinstance(window, int) else window
+        if len(window) != len(grid) or not all(isinstance(w, int) for w in window):
+            raise UserError(f"validate.inferer: roi_size is {window!r:.80}; wanted {len(grid)} whole numbers")
         grid = [w if w > 0 else n for w, n in zip(window, grid, strict=True)]
+    if math.prod([channels, *grid]) > LARGEST_INPUT:
+        raise UserError(
+            f"the network's input is {[1, channels, *grid]}, wanted at most {LARGEST_INPUT:,} values; set roi_size in validate.inferer"
+        )
     return [1, channels, *grid]
 
 
@@ -58,19 +74,17 @@ def deterministic_bytes(module: torch.jit.ScriptModule, extra: dict[str, str]) -
     ``*.debug_pkl`` embed absolute paths and ``serialization_id`` is a hash over them; the rest is zipped
     again in the order torch wrote it. Tensors stay aligned to 64 bytes, which readers that map the file want.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.ts")  # the zip's root folder takes the file's name
-        torch.jit.save(module, str(path), _extra_files=extra)
-        out = io.BytesIO()
-        with zipfile.ZipFile(path) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
-            for name in source.namelist():
-                if name.endswith(".debug_pkl"):
-                    continue
-                data = b"0" * 40 if name.endswith("serialization_id") else source.read(name)
-                if name.endswith(".py"):
-                    data = CONSTANTS.sub(lambda found: b"".join(sorted(found[0].splitlines(keepends=True))), data)
-                _store_aligned(target, name, data)
-        return out.getvalue()
+    saved, out = io.BytesIO(), io.BytesIO()
+    torch.jit.save(module, saved, _extra_files=extra)
+    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
+        for name in source.namelist():
+            if name.endswith(".debug_pkl"):
+                continue
+            data = b"0" * 40 if name.endswith("serialization_id") else source.read(name)
+            if name.endswith(".py"):
+                data = CONSTANTS.sub(lambda found: b"".join(sorted(found[0].splitlines(keepends=True))), data)
+            _store_aligned(target, f"{EXPORTED_ROOT}/{name.partition('/')[2]}", data)
+    return out.getvalue()
 
 
 def _store_aligned(target: zipfile.ZipFile, name: str, data: bytes) -> None:
@@ -101,7 +115,7 @@ def export_split(
     extra: dict[str, str],
     target: str,
     fingerprint: str,
-) -> None:
+) -> list[bytes]:
     """Export every selected checkpoint of a split into one zip.
 
     Parameters
@@ -121,13 +135,18 @@ def export_split(
     fingerprint:
         Of what determined it, kept inside.
 
+    Returns
+    -------
+    list of bytes
+        The TorchScript files.
+
     Raises
     ------
     UserError
         If the two differ by more.
     """
     make_deterministic(settings)
-    info = run_info(run_zip)
+    info = finished_run(run_zip, "input_shape")
     shape = network_input_shape(settings, info)
     example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     members: dict[str, bytes | str] = {}
@@ -148,13 +167,22 @@ def export_split(
             **members,
         },
     )
+    return [data for data, _ in by_epoch.values()]
+
+
+def export_again(settings: dict, run_zip: str, checkpoint: str, tolerance: float, extra: dict[str, str]) -> bytes:
+    """The TorchScript that :func:`export_split` makes of one checkpoint."""
+    make_deterministic(settings)
+    info = finished_run(run_zip, "input_shape")
+    example = torch.randn(network_input_shape(settings, info), generator=torch.Generator().manual_seed(0))
+    return _export_one(settings, run_zip, epoch_of(info, checkpoint), example, tolerance, extra)[0]
 
 
 def _export_one(
     settings: dict, run_zip: str, epoch: int, example: torch.Tensor, tolerance: float, extra: dict[str, str]
 ) -> tuple[bytes, dict]:
     model = build_network(settings)
-    model.load_state_dict(load_weights(run_zip, epoch))
+    load_into(model, run_zip, epoch)
     network = model.network.eval()
     script, how = to_torchscript(network, example)
     data = deterministic_bytes(script, extra)

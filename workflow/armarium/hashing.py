@@ -6,7 +6,10 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from .errors import UserError
 
 RACY_NS = 2 * 10**9
 """A file younger than this when it is hashed may change again without its mtime showing it."""
@@ -20,6 +23,46 @@ def sha256(path: str | os.PathLike) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits, read as a stream."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def as_checked(root: str | os.PathLike, digests: dict[str, str]) -> Iterator[None]:
+    """Refuse what is read in the body from files that are no longer those that the data check saw.
+
+    Parameters
+    ----------
+    root:
+        Folder of the dataset.
+    digests:
+        SHA-256 that each file had when it was checked.
+
+    Raises
+    ------
+    UserError
+        If one is gone or another, also where that made the body fail.
+    """
+    try:
+        yield
+    except Exception:
+        _refuse_changed(root, digests)
+        raise
+    _refuse_changed(root, digests)
+
+
+def _refuse_changed(root: str | os.PathLike, digests: dict[str, str]) -> None:
+    for name, wanted in digests.items():
+        path = os.path.join(root, name)
+        try:
+            found = sha256(path)
+        except FileNotFoundError:
+            raise UserError(
+                f"{path}: file not found; restore it, or give the dataset's folder with --config data_root=DIR"
+            ) from None
+        if found != wanted:
+            raise UserError(
+                f"{path}: changed since the data was checked (found SHA-256 {found[:12]}…, wanted {wanted[:12]}…); restore it, or run the same "
+                "command again: then it is checked, and what was made from it is made anew"
+            )
 
 
 def list_sha256(files: Iterable[tuple[str, str]]) -> str:

@@ -6,7 +6,7 @@ import math
 import resource
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 
 @dataclass
@@ -23,6 +23,22 @@ class Progress:
     history: dict = field(default_factory=lambda: {"aggregated": [], "details": [], "classes": [], "class_details": []})
     timing: list = field(default_factory=list)
     warnings: list = field(default_factory=list)
+
+    @classmethod
+    def of(cls, saved: dict) -> Progress:
+        """What was saved, if it is a training's progress: epochs become parts of paths.
+
+        Raises
+        ------
+        TypeError
+            If it is not.
+        """
+        progress = cls(**saved)
+        epochs = [progress.epoch, *(b["epoch"] for b in progress.best.values())]
+        kinds = {f.name: type(getattr(cls(), f.name)) for f in fields(cls)}
+        if not all(type(e) is int for e in epochs) or any(type(v) is not kinds[k] for k, v in vars(progress).items()):
+            raise TypeError("a progress of other values than a training's")
+        return progress
 
     def epochs_to_keep(self, listed: Sequence[int]) -> set[int]:
         """Epochs whose weights a rule may select, as known so far."""

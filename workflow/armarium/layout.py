@@ -135,10 +135,13 @@ def environment_txt(a: str) -> str:
     return f"{a}/env/environment.txt"
 
 
+def host_json(a: str) -> str:
+    return f"{a}/env/host.json"
+
+
 def environment_files(a: str, conda: bool) -> list[str]:
-    names = ["environment.txt", "host.json"]
-    names += ["environment.yml", "environment_portable.yml"] if conda else []
-    return [f"{a}/env/{name}" for name in names]
+    names = ["environment.yml", "environment_portable.yml"] if conda else []
+    return [environment_txt(a), host_json(a), *(f"{a}/env/{name}" for name in names)]
 
 
 # ---- one split's training
@@ -155,6 +158,11 @@ def run_zip(a: str, split: str | int) -> str:
 def tmp_dir(a: str, split: str | int) -> str:
     """Resume state; undeclared, gone when the archive is complete."""
     return f"{split_dir(a, split)}/tmp"
+
+
+def held_version(a: str, path: str) -> str:
+    """Of a product that is being made again: the last version until the new one is in place."""
+    return f"{a}/.held/{path.removeprefix(f'{a}/')}"
 
 
 def split_logs(a: str, split: str | int) -> list[str]:
@@ -181,11 +189,14 @@ def history_tables(a: str, split: str | int) -> list[str]:
 
 
 def checkpoint_dir(a: str, split: str | int, checkpoint: str) -> str:
+    return checkpoint_kind_dir(a, split, checkpoint_kind(checkpoint))
+
+
+def checkpoint_kind(checkpoint: str) -> str:
+    """A checkpoint's folder below ``models/``."""
     if checkpoint.startswith("best-"):
-        checkpoint = f"best_models/{checkpoint}"
-    elif checkpoint.startswith("epoch-"):
-        checkpoint = f"checkpoints/{checkpoint}"
-    return checkpoint_kind_dir(a, split, checkpoint)
+        return f"best_models/{checkpoint}"
+    return f"checkpoints/{checkpoint}" if checkpoint.startswith("epoch-") else checkpoint
 
 
 def checkpoint_kind_dir(a: str, split: str | int, kind: str) -> str:

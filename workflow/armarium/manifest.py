@@ -7,11 +7,12 @@ or whose bytes are no longer those that the sidecar names, is listed without the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from fnmatch import fnmatch
 from typing import Any
 from urllib.parse import quote, unquote
@@ -100,7 +101,8 @@ def write_manifest(archive: str, hash_index: HashIndex) -> None:
     Raises
     ------
     UserError
-        If the workflow's copy is missing, a link leads nowhere, or config, datalist or sidecar is no JSON.
+        If the workflow's copy is missing, a link leads nowhere or out of the archive, something is no file, or
+        config, datalist or sidecar is no JSON.
     """
     write_json(layout.manifest(archive), _Crate(archive, hash_index).build())
 
@@ -132,9 +134,16 @@ class _Crate:
 
     def _hash_files(self, hash_index: HashIndex) -> dict[str, str]:
         paths = {f"{self.archive}/{path}": path for path in archive_files(self.archive)}
+        root = f"{os.path.realpath(self.archive)}{os.sep}"
         for path in paths:
             if not os.path.exists(path):
                 raise UserError(f"{path}: a link to a file that does not exist; restore or delete it")
+            if not os.path.realpath(path).startswith(root):
+                raise UserError(
+                    f"{path}: a link that leaves the archive; put the file itself in its place, or delete it"
+                )
+            if not os.path.isfile(path):
+                raise UserError(f"{path}: found a pipe or a device, wanted a file; delete it")
         return {paths[path]: digest for path, digest in hash_index.many(paths).items()}
 
     def _add(self, kind: str, identifier: str, /, **properties) -> Any:
@@ -230,9 +239,8 @@ class _Crate:
         root["license"] = self._licence(data["license"])
         root["datePublished"] = _milliseconds(max((step["end"] for step in self.steps), default=EPOCH))
         origin = self._read(layout.mmar_config(self.archive, "origin.json"))
-        if "identifier" in origin:
-            name = origin.get("name", "Archive that this one was cloned from")
-            identifier = origin["identifier"]
+        if isinstance(identifier := origin.get("identifier"), str):
+            name = str(origin.get("name") or "Archive that this one was cloned from")
             root["isBasedOn"] = self._add("CreativeWork", "#origin", name=name, identifier=identifier)
         self.crate.metadata["conformsTo"] = [
             {"@id": "https://w3id.org/ro/crate/1.1"},
@@ -291,8 +299,10 @@ class _Crate:
         ]
 
     def _tool(self, rule: str, steps: list[dict]) -> Any:
+        """A rule; where several versions of the code ran it, all of them. Each action names its own."""
         versions = sorted({step["armarium"] for step in steps if step["rule"] == rule})
-        return self._add("SoftwareApplication", f"#tool/{rule}", name=rule, softwareVersion=versions)
+        hashes = sorted({step["code_sha256"] for step in steps if step["rule"] == rule})
+        return self._add("SoftwareApplication", f"#tool/{rule}", name=rule, softwareVersion=versions, sha256=hashes)
 
     def _action(self, step: dict, tool: Any) -> Any:
         name = step["name"]
@@ -308,6 +318,7 @@ class _Crate:
             startTime=_milliseconds(step["start"]),
             endTime=_milliseconds(step["end"]),
             actionStatus=COMPLETED,
+            environment=[self._code(step), self._software(step), self._host(step)],
             resourceUsage=list(self._usage(step)),
             subjectOf=self.files.get(record),
         )
@@ -317,15 +328,40 @@ class _Crate:
             plain = value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True)
             yield self._add("PropertyValue", f"#value/{step['name']}/{key}", name=key, value=plain)
 
+    # What an action ran on: entities that actions share, since there are few of each.
+
+    def _code(self, step: dict) -> Any:
+        digest = step["code_sha256"]
+        return self._add(
+            "PropertyValue",
+            f"#code/{digest[:12]}",
+            name=f"Armarium {step['armarium']}",
+            description="SHA-256 over the names and bytes of its Python files",
+            propertyID="code_sha256",
+            value=digest,
+        )
+
+    def _software(self, step: dict) -> Any:
+        return self._shared("software", "Python and the packages in use", {"python": step["python"]} | step["packages"])
+
+    def _host(self, step: dict) -> Any:
+        return self._shared("host", "Machine", {"name": step["host"], "platform": step["platform"]})
+
+    def _shared(self, kind: str, name: str, facts: dict[str, str]) -> Any:
+        text = json.dumps(facts, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return self._add("PropertyValue", f"#{kind}/{digest[:12]}", name=name, propertyID=kind, value=text)
+
     def _usage(self, step: dict) -> Iterator[Any]:
-        for key, (name, unit) in USAGE.items():
+        for key, value in step["resources"].items():
+            name, unit = USAGE.get(key, (key, None))
             yield self._add(
                 "PropertyValue",
                 f"#usage/{step['name']}/{name}",
                 name=name,
-                value=step["resources"][key],
-                propertyID=f"{RUN_TERMS}#{name}",
-                unitCode=f"https://qudt.org/vocab/unit/{unit}",
+                value=value,
+                propertyID=f"{RUN_TERMS}#{name}" if unit else name,
+                unitCode=unit and f"https://qudt.org/vocab/unit/{unit}",
             )
 
     def _run_action(self, workflow: Any, actions: list[Any], times: dict[str, str]) -> Any:
@@ -371,10 +407,16 @@ class Manifest:
         SHA-256 and size in bytes of each file, by its path relative to the archive.
     actions:
         Step name, files read and files made, of each action; only files of the archive.
+    outside:
+        Paths that leave the archive, which no manifest written here has; they are not among ``files``.
+    latest:
+        When the last of the described steps ended.
     """
 
     files: dict[str, tuple[str, int]] = field(default_factory=dict)
     actions: list[tuple[str, list[str], list[str]]] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+    latest: datetime = field(default_factory=lambda: parsed_time(EPOCH))
 
 
 def read_manifest(archive: str) -> Manifest:
@@ -383,15 +425,27 @@ def read_manifest(archive: str) -> Manifest:
     Raises
     ------
     UserError
-        If it is missing or no JSON.
+        If it is missing, no JSON or no manifest.
     """
-    document = read_json(layout.manifest(archive))
-    graph = document.get("@graph", []) if isinstance(document, dict) else []
+    path = layout.manifest(archive)
+    document = read_json(path)
+    try:
+        return _understood(document["@graph"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}: not a manifest as Armarium writes it ({type(error).__name__}: {error}); restore it from a copy, or delete it and have it written again"
+        ) from None
+
+
+def _understood(graph: list[dict]) -> Manifest:
     manifest = Manifest()
     for entity in graph:
         if "File" in _many(entity.get("@type")) and "sha256" in entity:
-            size = int(entity.get("contentSize", -1))
-            manifest.files[unquote(entity["@id"])] = (entity["sha256"], size)
+            name, facts = unquote(entity["@id"]), (str(entity["sha256"]), int(entity.get("contentSize", -1)))
+            if leaves_archive(name):
+                manifest.outside.append(name)
+            elif manifest.files.setdefault(name, facts) != facts:
+                raise ValueError(f"{name} is listed twice, with different bytes")
 
     def local(entity: dict, key: str) -> list[str]:
         names = [unquote(reference["@id"]) for reference in _many(entity.get(key, []))]
@@ -401,4 +455,17 @@ def read_manifest(archive: str) -> Manifest:
         if entity.get("@type") == "CreateAction" and entity["@id"].startswith(ACTION):
             name = entity["@id"].removeprefix(ACTION)
             manifest.actions.append((name, local(entity, "object"), local(entity, "result")))
+            if "endTime" in entity:
+                manifest.latest = max(manifest.latest, parsed_time(entity["endTime"]))
     return manifest
+
+
+def parsed_time(text: str) -> datetime:
+    """A time of a manifest or a sidecar; one without a zone is taken for UTC."""
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def leaves_archive(name: str) -> bool:
+    """Whether a path that should be relative to the archive points out of it; nothing is looked up on disk."""
+    return os.path.isabs(name) or os.pardir in name.split("/") or "\0" in name

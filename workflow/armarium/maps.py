@@ -12,8 +12,9 @@ from pathlib import Path
 from . import layout
 from .configure import read_effective, training_settings_of
 from .errors import UserError
-from .files import read_json, write_json, write_text
-from .run import run_info
+from .files import write_json, write_text
+from .run import finished_run
+from .split_files import read_splits
 from .tables import tsv
 
 IDS = ["participant_id", "session_id"]
@@ -248,7 +249,7 @@ def _ids(cases: dict, names: Iterable[str]) -> str:
 
 def write_training_data_tsv(archive: str) -> list[str]:
     """``training/data/data.tsv``: whoever is in a train or validation set of any split."""
-    splits = read_json(layout.splits_json(archive))
+    splits = read_splits(layout.splits_json(archive))
     used = {name for split in splits["splits"] for side in layout.SIDES for name in split[side]}
     return _text(layout.training_data_tsv(archive), _ids(splits["cases"], (n for n in splits["cases"] if n in used)))
 
@@ -278,7 +279,7 @@ def write_side_data(archive: str, side: str, split: str | int) -> list[str]:
 
     ``dataset.json`` names the datalist that the cases are in; ClinicaDL keeps it and does not parse it.
     """
-    splits, train = read_json(layout.splits_json(archive)), training_settings_of(archive)
+    splits, train = read_splits(layout.splits_json(archive)), training_settings_of(archive)
     names = _split(splits, split)[side]
     training = side == layout.TRAIN
     section = train if training else train["validate"]
@@ -296,7 +297,7 @@ def write_side_data(archive: str, side: str, split: str | int) -> list[str]:
 
 def write_group_data(archive: str, group: str) -> list[str]:
     """The same three files of a test group."""
-    splits, train = read_json(layout.splits_json(archive)), training_settings_of(archive)
+    splits, train = read_splits(layout.splits_json(archive)), training_settings_of(archive)
     if group not in splits["groups"]:
         raise UserError(f"{layout.splits_json(archive)}: no test group {group!r}; it has {list(splits['groups'])}")
     names = splits["groups"][group]
@@ -323,9 +324,7 @@ def _split(splits: dict, split: str | int) -> dict:
 
 def write_result_computational(archive: str, group: str, split: str | int, checkpoint: str) -> list[str]:
     """``computational.json`` of a test result: evaluation never uses AMP; the device is the split's own."""
-    info = run_info(layout.run_zip(archive, split))
-    if info is None:
-        raise UserError(f"{layout.run_zip(archive, split)}: no whole run.zip; train split {split} first")
+    info = finished_run(layout.run_zip(archive, split), "device")
     settings = read_effective(archive, "train")
     path = layout.result_computational(layout.result_dir(archive, group, split, checkpoint))
     return _json(path, computational_json(settings, amp=False, gpu=info["device"] != "cpu"))
@@ -333,9 +332,9 @@ def write_result_computational(archive: str, group: str, split: str | int, check
 
 def finished_runs(archive: str) -> dict[int, dict]:
     """``run.json`` of every trained split, by number."""
-    numbers = range(len(read_json(layout.splits_json(archive))["splits"]))
-    runs = {k: run_info(layout.run_zip(archive, k)) for k in numbers}
-    return {k: info for k, info in runs.items() if info is not None}
+    numbers = range(len(read_splits(layout.splits_json(archive))["splits"]))
+    trained = [k for k in numbers if Path(layout.run_zip(archive, k)).exists()]
+    return {k: finished_run(layout.run_zip(archive, k), "stopped_early") for k in trained}
 
 
 def write_summary_log(archive: str) -> list[str]:

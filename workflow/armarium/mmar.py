@@ -16,10 +16,11 @@ from .bundle import LOGGING_CONF
 from .bundle_metadata import input_shape
 from .configure import read_effective
 from .errors import UserError
-from .files import read_json, write_text
+from .files import write_text
 from .model_card import write_doc, write_licence
-from .run import zip_member
+from .split_files import read_splits
 from .tables import read_tsv, tsv
+from .zips import zip_member
 
 __all__ = [
     "COMMANDS",
@@ -109,10 +110,11 @@ def write_log_config(archive: str) -> list[str]:
 
 
 def _eval_table(archive: str, name: str) -> list[dict[str, str]]:
+    path = layout.eval_zip(archive)
     try:
-        return read_tsv(zip_member(layout.eval_zip(archive), name).decode())
+        return read_tsv(zip_member(path, name).decode(errors="replace"), f"{path}: {name}")
     except FileNotFoundError:
-        raise UserError(f"{layout.eval_zip(archive)}: file not found; evaluate the published model first") from None
+        raise UserError(f"{path}: file not found; evaluate the published model first") from None
 
 
 def _number(cell: str | None) -> float:
@@ -137,7 +139,7 @@ def _key_metric(archive: str) -> str:
 
 
 def _image_names(archive: str) -> dict[tuple[str, str], str]:
-    cases = read_json(layout.splits_json(archive))["cases"]
+    cases = read_splits(layout.splits_json(archive))["cases"]
     return {(c["participant_id"], c["session_id"]): c["image"][0] for c in cases.values()}
 
 

@@ -7,11 +7,13 @@ from statistics import fmean, stdev
 from . import layout
 from .bundle_metadata import description, licence_line, spatial_shape
 from .configure import published_checkpoint, read_effective
+from .dataset import read_facts
 from .errors import UserError
 from .files import read_json, write_text
 from .maps import finished_runs
-from .run import zip_member
+from .split_files import read_splits
 from .tables import read_tsv
+from .zips import damaged, zip_member
 
 WHO_DECIDES = (
     "Who publishes this archive must decide: read the data's licence (attribution, share-alike and\n"
@@ -40,7 +42,7 @@ def _licence(archive: str) -> str:
 
 
 def _data_licence(archive: str) -> str:
-    dataset = read_json(layout.dataset_json(archive))
+    dataset = read_facts(layout.dataset_json(archive))
     lines = [
         f"Data: {dataset.get('name') or 'unnamed dataset'}",
         f"Licence as stated with the data: {licence_line(archive)}",
@@ -53,7 +55,7 @@ def _data_licence(archive: str) -> str:
 
 
 def _readme(archive: str) -> str:
-    dataset, train = read_json(layout.dataset_json(archive)), read_effective(archive, "train")
+    dataset, train = read_facts(layout.dataset_json(archive)), read_effective(archive, "train")
     title = f"# {dataset.get('name') or 'Model'} {train['task']}"
     sections = [_model(archive, train), _data(archive, dataset), _results(archive, train), _use(archive)]
     return "\n\n".join([title, description(archive), *sections]) + "\n"
@@ -75,7 +77,7 @@ def _name(component: dict) -> str:
 
 
 def _data(archive: str, dataset: dict) -> str:
-    splits = read_json(layout.splits_json(archive))
+    splits = read_splits(layout.splits_json(archive))
     classes = ", ".join(f"{k} {v}" for k, v in dataset["labels"].items())
     rows = [
         f"Source: {dataset.get('reference') or 'not stated'}; licence: {licence_line(archive)}",
@@ -125,11 +127,13 @@ def _results(archive: str, train: dict) -> str:
 
 
 def _tested(archive: str, group: str, split: int, checkpoint: str) -> dict[str, str]:
-    path = layout.evaluation_zip(archive, group, split)
+    path, name = layout.evaluation_zip(archive, group, split), f"{checkpoint}/aggregated.tsv"
     try:
-        return read_tsv(zip_member(path, f"{checkpoint}/aggregated.tsv").decode())[0]
+        return read_tsv(zip_member(path, name).decode(errors="replace"), f"{path}: {name}")[0]
     except FileNotFoundError:
         raise UserError(f"{path}: file not found; test split {split} on group {group} first") from None
+    except IndexError:
+        raise damaged(path, f"{name} has no rows") from None
 
 
 def _number(cell: str | None) -> float | None:

@@ -7,6 +7,11 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+CASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+"""A case's name: part of file names and commands."""
+GROUP = re.compile(r"[A-Za-z0-9_]+")
+CHECKPOINT = re.compile(r"best-[A-Za-z0-9]+|epoch-[1-9][0-9]*|final")
+
 
 def bids_id(prefix: str, value: Any, what: str) -> str:
     """``value`` as a BIDS entity: the prefix and letters or digits, nothing else."""
@@ -18,7 +23,7 @@ def bids_id(prefix: str, value: Any, what: str) -> str:
 
 def given_name(name: Any) -> str:
     """``name`` if it may name a case."""
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+    if not isinstance(name, str) or not CASE.fullmatch(name):
         raise ValueError(f"case: found {name!r}, wanted a file name of letters, digits, '_', '-' and '.'")
     return name
 

@@ -15,7 +15,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-LARGEST = 64 << 30  # bytes of voxels that one file may declare
+from .files import memory_bytes
+
+LARGEST = min(64 << 30, memory_bytes())  # bytes of voxels that one file may declare
+CIFTI_INTENTS = range(3000, 3100)
+LARGEST_EXTENSIONS = 64 << 20  # bytes between a header and its voxels
 BLOCK = 1 << 20  # voxels looked at together: what bounds the memory of statistics
 _DEFLATE_RATIO = 1032  # zlib's technical notes: deflate expands at most 1032:1
 
@@ -56,7 +60,7 @@ def read_volume(path: str, root: str) -> Volume:
         Whatever is wrong with the file.
     """
     try:
-        return _read_volume(path, os.path.join(root, path))
+        return _read_volume(path, root)
     except FileNotFoundError:
         problem = f"file not found in {root}; mend the list or data_root"
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -73,31 +77,62 @@ def by(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _read_volume(path: str, full: str) -> Volume:
+def check_header(path: str, root: str) -> None:
+    """Refuse a file whose header declares what the file cannot hold, before others read it by that header.
+
+    Raises
+    ------
+    Unreadable
+        Whatever is wrong with the header.
+    """
+    try:
+        with _opened(path, root) as raw:
+            _declared(path, raw, _stream(path, raw))
+    except (OSError, EOFError, zlib.error) as error:
+        raise Unreadable(f"{path}: cannot be read ({error}); copy the file again") from None
+
+
+def _opened(path: str, root: str) -> Any:
+    full = os.path.join(root, path)
+    if os.path.exists(full) and not os.path.isfile(full):  # a pipe would never end
+        raise Unreadable(f"{path}: not a regular file; mend the list, or copy the file again")
+    return open(full, "rb")
+
+
+def _stream(path: str, raw: Any) -> Any:
+    return gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
+
+
+def _declared(path: str, raw: Any, stream: Any) -> tuple[Any, bytes, Any, int, int, str]:
+    """The header, its bytes, the voxels' type and place, the bytes that it declares, and that in words."""
+    size = os.fstat(raw.fileno()).st_size
+    header, head = _header(path, stream)
+    shape, dtype, offset = _layout(path, header)
+    if not shape or min(shape) < 1 or dtype.kind not in "iuf" or not len(head) <= offset <= LARGEST_EXTENSIONS:
+        raise Unreadable(
+            f"{path}: found shape {by(shape)}, type {dtype}, voxels at byte {offset} in its header; wanted an image of real numbers; convert it again"
+        )
+    need = offset + math.prod(shape) * dtype.itemsize
+    declared = f"its header declares {by(shape)} {dtype} voxels ({need:,} bytes)"
+    if need > LARGEST:
+        raise Unreadable(
+            f"{path}: {declared}, wanted at most {LARGEST:,} bytes; the header is damaged, or crop the image"
+        )
+    if need > size * (_DEFLATE_RATIO if stream is not raw else 1) + _DEFLATE_RATIO:
+        raise Unreadable(
+            f"{path}: truncated: {declared}, which {size:,} bytes of file cannot hold; copy the file again"
+        )
+    return header, head, dtype, offset, need, declared
+
+
+def _read_volume(path: str, root: str) -> Volume:
     import numpy as np
 
-    with open(full, "rb") as raw:
+    with _opened(path, root) as raw:
         sha256 = hashlib.file_digest(raw, "sha256").hexdigest()
-        size = raw.tell()
         raw.seek(0)
-        packed = path.endswith(".gz")
-        stream = gzip.GzipFile(fileobj=raw) if packed else raw
-        header, head = _header(path, stream)
-        shape, dtype, offset = _layout(path, header)
-        if not shape or min(shape) < 1 or dtype.kind not in "iuf" or offset < len(head):
-            raise Unreadable(
-                f"{path}: found shape {by(shape)}, type {dtype}, voxels at byte {offset} in its header; wanted an image of real numbers; convert it again"
-            )
-        need = offset + math.prod(shape) * dtype.itemsize
-        declared = f"its header declares {by(shape)} {dtype} voxels ({need:,} bytes)"
-        if need > LARGEST:
-            raise Unreadable(
-                f"{path}: {declared}, wanted at most {LARGEST:,} bytes; the header is damaged, or crop the image"
-            )
-        if need > size * (_DEFLATE_RATIO if packed else 1) + _DEFLATE_RATIO:
-            raise Unreadable(
-                f"{path}: truncated: {declared}, which {size:,} bytes of file cannot hold; copy the file again"
-            )
+        stream = _stream(path, raw)
+        header, head, dtype, offset, need, declared = _declared(path, raw, stream)
         content = np.empty(need, np.uint8)
         content[: len(head)] = np.frombuffer(head, np.uint8)
         got = _fill(stream, memoryview(content), len(head))
@@ -114,16 +149,25 @@ def _header(path: str, stream: Any) -> tuple[Any, bytes]:
 
     head = stream.read(348)
     kind = nib.Nifti1Header
-    if head[4:8] == b"n+2\0":
+    # The size that a header starts with makes sure that no other reader takes the file for something else.
+    if head[4:8] == b"n+2\0" and 540 in _sizes(head):
         kind, head = nib.Nifti2Header, head + stream.read(540 - 348)
-    elif head[344:348] != b"n+1\0":
+    elif head[344:348] != b"n+1\0" or 348 not in _sizes(head):
         raise Unreadable(
             f"{path}: no NIfTI file: found {head[:4]!r}… where its header should be; convert or copy it again"
         )
     try:
-        return kind.from_fileobj(io.BytesIO(head)), head
+        header = kind.from_fileobj(io.BytesIO(head))
     except (nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError) as error:
         raise Unreadable(f"{path}: damaged NIfTI header ({error}); convert or copy it again") from None
+    if kind is nib.Nifti2Header and int(header["intent_code"]) in CIFTI_INTENTS:
+        raise Unreadable(f"{path}: a CIFTI-2 file, wanted an image; convert it")
+    return header, head
+
+
+def _sizes(head: bytes) -> list[int]:
+    """A header's first number in either byte order."""
+    return [int.from_bytes(head[:4], order) for order in ("little", "big")]
 
 
 def _layout(path: str, header: Any) -> tuple[tuple[int, ...], Any, int]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -32,10 +35,15 @@ class EpochProgress:
         self.started = self.told = time.monotonic()
 
     def __enter__(self) -> EpochProgress:
-        from torch.utils.tensorboard import SummaryWriter
+        from .events import EventFile
 
-        self.writer = SummaryWriter(str(self.events))
-        self.bar = None
+        self.file = self.live = self.bar = None
+        now = time.time()
+        with self._dispensable():
+            self.events.mkdir(parents=True, exist_ok=True)
+            name = f"events.out.tfevents.{int(now)}.{os.getpid()}"
+            self.file = open(self.events / name, "wb", buffering=0)
+            self.live = EventFile(self.file, now)
         if sys.stderr.isatty():
             self.bar = tqdm(total=self.epochs, initial=self.done, desc=f"split {self.split}", unit="epoch", leave=False)
         elif self.done:
@@ -43,9 +51,19 @@ class EpochProgress:
         return self
 
     def __exit__(self, *_) -> None:
-        self.writer.close()
+        if self.file is not None:
+            self.file.close()
         if self.bar is not None:
             self.bar.close()
+
+    @contextmanager
+    def _dispensable(self) -> Iterator[None]:
+        """Live events are to look at: that they cannot be written stops no training."""
+        try:
+            yield
+        except OSError as error:
+            self.live = None
+            print(f"{self.events}: {error.strerror}; training goes on without live events", file=sys.stderr, flush=True)
 
     def epoch(self, progress, validated: bool) -> None:
         """Show the epoch that just ended; ``progress`` is the training's record."""
@@ -53,11 +71,10 @@ class EpochProgress:
         loss = mean_loss(progress.losses, epoch)
         scores = progress.history["aggregated"][-1] if validated else {}
         scores = {k: v for k, v in scores.items() if k != "epoch"}
-        self.writer.add_scalar("train_loss", loss, epoch)
-        self.writer.add_scalar("learning_rate", progress.rates[-1][2], epoch)
-        for name, value in scores.items():
-            self.writer.add_scalar(f"val_{name}", value, epoch)
-        self.writer.flush()
+        if self.live:
+            rate = progress.rates[-1][2]
+            with self._dispensable():
+                self.live.add(epoch, event_scalars(loss, rate, scores), time.time())
         shown = {"loss": f"{loss:.4f}", **{f"val {k}": f"{v:.4f}" for k, v in scores.items()}}
         if self.bar is not None:
             self.bar.set_postfix(shown, refresh=False)
@@ -75,6 +92,11 @@ class EpochProgress:
         print(
             f"split {self.split}: epoch {epoch}/{self.epochs}, {text}, {left:.0f} s left", file=sys.stderr, flush=True
         )
+
+
+def event_scalars(loss: float, rate: float, scores: dict[str, float]) -> dict[str, float]:
+    """What TensorBoard shows of an epoch."""
+    return {"train_loss": loss, "learning_rate": rate, **{f"val_{k}": v for k, v in scores.items()}}
 
 
 def mean_loss(losses: list, epoch: int) -> float:

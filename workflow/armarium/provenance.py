@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from . import __version__, layout
+from .errors import UserError
 from .files import read_json, write_json
 from .hashing import HashIndex, sha256
 
@@ -127,15 +128,62 @@ def read_sidecars(archive: str) -> list[dict[str, Any]]:
     Raises
     ------
     UserError
-        If a file among them is no JSON.
+        If a file among them is no JSON, or a damaged sidecar.
     """
     workflow = os.path.dirname(layout.workflow_copy(archive))
     found = []
     for folder, subfolders, names in os.walk(os.path.dirname(layout.sidecar(archive, "*"))):
         subfolders[:] = [s for s in subfolders if s[0] != "." and os.path.join(folder, s) != workflow]
-        found += [read_json(os.path.join(folder, name)) for name in names if name.endswith(".json")]
-    steps = [record for record in found if isinstance(record, dict) and record.get("format") == SIDECAR]
-    return sorted(steps, key=lambda record: (record["end"], record["name"]))
+        found += [read_sidecar(os.path.join(folder, name)) for name in names if name.endswith(".json")]
+    return sorted(filter(None, found), key=lambda record: (record["end"], record["name"]))
+
+
+def read_sidecar(path: str) -> dict[str, Any] | None:
+    """A sidecar; None for another JSON file.
+
+    Raises
+    ------
+    UserError
+        If it is no JSON, or a damaged sidecar.
+    """
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("format") != SIDECAR:
+        return None
+    wrong = [key for key, kind in _KEYS.items() if not isinstance(record.get(key), kind)]
+    wrong += [key for key in ("start", "end") if key not in wrong and not _is_time(record[key])]
+    files = [entry for key in ("inputs", "outputs") if key not in wrong for entry in record[key].values()]
+    wrong += ["sha256"] * any(not isinstance(f, dict) or not isinstance(f.get("sha256"), str) for f in files)
+    if wrong:
+        raise UserError(
+            f"{path}: damaged record of a step: {', '.join(wrong)} missing or of the wrong kind; restore it from a copy, "
+            "or delete it and what it recorded, and have that made again"
+        )
+    return record
+
+
+def is_recorded(archive: str, name: str, output: str) -> bool:
+    """Whether a step's sidecar says that it made ``output`` with the bytes that it has."""
+    path = layout.sidecar(archive, name)
+    try:
+        record = read_sidecar(path) if os.path.isfile(path) else None
+    except UserError:
+        return False
+    made = record["outputs"].get(os.path.relpath(output, archive), {}) if record else {}
+    return made.get("sha256") == sha256(output)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text) is not None
+    except ValueError:
+        return False
+
+
+_KEYS = {
+    **dict.fromkeys(("name", "rule", "start", "end", "host", "platform", "python", "armarium", "code_sha256"), str),
+    **dict.fromkeys(("resources", "packages", "parameters", "inputs", "outputs"), dict),
+}
+"""What the manifest takes from a sidecar."""
 
 
 @functools.cache

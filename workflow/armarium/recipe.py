@@ -20,6 +20,10 @@ RUNTIME_VARIABLES = ("iterations", "steps_per_epoch")
 # What a recipe may not decide, because it must not change what an archive holds or where.
 LOCATIONS = ("DATA_ROOT", "DATASET_JSON", "MMAR_EVAL_OUTPUT_PATH", "MMAR_CKPT_DIR", "MMAR_CKPT", "MMAR_TORCHSCRIPT")
 METRIC_NAME = re.compile(r"[A-Za-z0-9]+")
+CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+DOTTED_PATH = re.compile(rf"{CLASS_NAME.pattern}(\.{CLASS_NAME.pattern})+")
+LONGEST_TEXT = 4096
+"""Characters of a text with variables in it: a variable within texts within lists could else become any number."""
 SMALLER_IS_BETTER = {
     "loss",
     "CalibrationError",
@@ -87,6 +91,9 @@ def substitute(value: Any, variables: dict, where: str) -> Any:
     whole = VARIABLE.fullmatch(value)
     if whole:
         return variables.get(whole[1]) or value if whole[1] in RUNTIME_VARIABLES else variables[whole[1]]
+    length = len(value) + sum(len(str(variables.get(name, ""))) for name in VARIABLE.findall(value))
+    if "{" in value and length > LONGEST_TEXT:
+        raise UserError(f"{where}: with its variables a text of {length:,} characters, wanted at most {LONGEST_TEXT}")
     return VARIABLE.sub(lambda m: str(variables.get(m[1], m[0])), value)
 
 
@@ -99,7 +106,7 @@ def _forbid_code(value: Any, where: str, problems: list[str]) -> None:
     elif isinstance(value, list):
         for i, child in enumerate(value):
             _forbid_code(child, f"{where}[{i}]", problems)
-    elif isinstance(value, str) and (value.startswith(("$", "#")) or value.strip().startswith("lambda")):
+    elif isinstance(value, str) and (value.startswith(("$", "#", "%")) or value.strip().startswith("lambda")):
         if value not in ("#@model.parameters()", "$@model.parameters()", "@model.parameters()"):
             problems.append(f"{where}: {value!r} is code, which is never run; write the plain value")
 
@@ -109,7 +116,11 @@ def _active(component: Any) -> bool:
 
 
 def _components(section: dict, key: str, where: str, named_by: tuple[str, ...] = ("name", "path")) -> list[dict]:
-    return [_component(c, f"{where}.{key}", named_by) for c in section.get(key, []) if _active(c)]
+    listed = section.get(key, [])
+    if not isinstance(listed, list):
+        raise UserError(f"{where}.{key} is {listed!r:.80}; wanted a list of components")
+    found = [(_active(c), _component(c, f"{where}.{key}", named_by)) for c in listed]
+    return [component for active, component in found if active]
 
 
 def _component(value: Any, where: str, named_by: tuple[str, ...] = ("name", "path")) -> dict:
@@ -121,7 +132,14 @@ def _component(value: Any, where: str, named_by: tuple[str, ...] = ("name", "pat
     kept = {k: value[k] for k in named_by if k in value}
     if not all(isinstance(v, str) for v in kept.values()):
         raise UserError(f"{where}: found {kept!r}; wanted a text for the name")
+    if not CLASS_NAME.fullmatch(kept.get("name", "_")) or not DOTTED_PATH.fullmatch(kept.get("path", "_._")):
+        raise UserError(f"{where}: found {kept!r}; wanted the name of a class, or the dotted path of one")
     return {**kept, "args": args}
+
+
+def class_name(component: dict) -> str:
+    """The name of the class that a component asks for."""
+    return component.get("name") or component["path"].rpartition(".")[2]
 
 
 def _by_reference(listed: list[dict], named: dict[str, dict], where: str) -> Iterator[dict]:
@@ -237,6 +255,11 @@ def _check_sections(conf: dict, source: str) -> None:
 def _variables(conf: dict, environment: dict, source: str) -> dict:
     """The variables, environment.json's over the configuration's, typed and within the schema's bounds."""
     own = check(variables_of(conf), "recipe", source)
+    for where, variables in ((source, own), (f"environment.json beside {source}", environment)):
+        if wrong := [k for k, v in variables.items() if isinstance(v, dict | list) or len(str(v)) > LONGEST_TEXT]:
+            raise UserError(
+                f"{where}: {wrong[0]} is {variables[wrong[0]]!r:.80}; wanted a number or a text of at most {LONGEST_TEXT} characters"
+            )
     given = {k: typed(k, v, own.get(k, v), f"environment.json beside {source}") for k, v in environment.items()}
     return check({**own, **given}, "recipe", f"environment.json beside {source}")
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import platform
-import shutil
-import tempfile
-from pathlib import Path
 
 import monai
 import torch
 
 from .evaluation import CLASS_SUMMARY, IDS
+from .events import EventFile
 from .files import json_text
 from .history import Progress, peak_memory_mib
 from .maps import computational_json
-from .progress import mean_loss
-from .run import INFO, saved
+from .progress import event_scalars, mean_loss
+from .run import INFO, journal, saved
 from .tables import tsv
 from .training import SplitTraining
 
@@ -112,6 +111,7 @@ def timing_members(training: SplitTraining) -> dict[str, bytes | str]:
     """What a clock or a machine's load decides: may differ when the run is made again."""
     rows = [dict(zip(TIMING, row, strict=True)) for row in training.progress.timing]
     seconds = sum(r["train_seconds"] for r in rows)
+    trained = journal(training.workspace.folder)
     stats = {
         "epochs": training.progress.epoch,
         "steps": len(training.progress.losses),
@@ -119,6 +119,7 @@ def timing_members(training: SplitTraining) -> dict[str, bytes | str]:
         "validation_seconds": sum(r["validation_seconds"] for r in rows),
         "samples_per_second": len(training.cases) * len(rows) / seconds,
         "peak_memory_mib": peak_memory_mib(),
+        "epochs_trained_again": len(trained) - len(set(trained)),
         "best": run_description(training, "")["best"],
         "final_loss": mean_loss(training.progress.losses, training.progress.epoch),
     }
@@ -131,25 +132,16 @@ def timing_members(training: SplitTraining) -> dict[str, bytes | str]:
 
 def events_file(progress: Progress, timing: list[dict]) -> bytes:
     """One TensorBoard event file for the whole training, however often it was resumed."""
-    from torch.utils.tensorboard import SummaryWriter
-
     validated = {row["epoch"]: row for row in progress.history["aggregated"]}
     rates = {row[0]: row[2] for row in progress.rates}
-    folder = Path(tempfile.mkdtemp())
-    try:
-        with SummaryWriter(str(folder)) as writer:
-            for row in timing:
-                epoch, ended = row["epoch"], row["ended"]
-                scalars = {
-                    "train_loss": mean_loss([r for r in progress.losses if r[0] == epoch], epoch),
-                    "learning_rate": rates[epoch],
-                }
-                scalars |= {f"val_{k}": v for k, v in validated.get(epoch, {}).items() if k != "epoch"}
-                for tag, value in scalars.items():
-                    writer.add_scalar(tag, value, epoch, walltime=ended)
-        return next(folder.glob("events.*")).read_bytes()
-    finally:
-        shutil.rmtree(folder)
+    file = io.BytesIO()
+    events = EventFile(file, timing[0]["ended"] - timing[0]["train_seconds"] - timing[0]["validation_seconds"])
+    for row in timing:
+        epoch = row["epoch"]
+        loss = mean_loss([r for r in progress.losses if r[0] == epoch], epoch)
+        scores = {k: v for k, v in validated.get(epoch, {}).items() if k != "epoch"}
+        events.add(epoch, event_scalars(loss, rates[epoch], scores), row["ended"])
+    return file.getvalue()
 
 
 def run_members(training: SplitTraining, fingerprint: str, environment: dict[str, bytes]) -> dict[str, bytes | str]:

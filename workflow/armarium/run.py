@@ -22,42 +22,74 @@ from pathlib import Path
 from typing import Any
 
 from . import layout
-from .files import replacing, write_bytes
+from .errors import UserError
+from .files import parse_json, read_text, refusals_of, replacing, write_bytes
 from .tables import read_tsv, tsv
+from .zips import copy_member, damaged, member_bytes, opened, zip_bytes, zip_member
 
-ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 INFO = "run.json"
+JOURNAL = "journal.tsv"
 
 
 def member_of_checkpoint(epoch: int) -> str:
     return f"checkpoints/epoch-{epoch}.pt"
 
 
-def zip_bytes(archive: zipfile.ZipFile, name: str, data: bytes | str) -> None:
-    """Store a member without a clock: the same bytes every time."""
-    info = zipfile.ZipInfo(name, ZIP_EPOCH)
-    info.external_attr = 0o644 << 16
-    archive.writestr(info, data)
-
-
-def write_zip(path: str | os.PathLike, members: dict[str, bytes | str]) -> None:
-    """A stored zip with ``members`` in order, put in place whole."""
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in members.items():
-            zip_bytes(archive, name, data)
-
-
-def zip_member(path: str | os.PathLike, name: str) -> bytes:
-    with zipfile.ZipFile(path) as archive:
-        return archive.read(name)
-
-
 def run_info(path: str | os.PathLike) -> dict | None:
-    """run.zip's own description, or None where there is no whole run.zip."""
+    """What a product's zip says of itself, or None where there is no whole one."""
     try:
-        return json.loads(zip_member(path, INFO))
-    except (FileNotFoundError, KeyError, zipfile.BadZipFile, ValueError):
+        return _described(path)
+    except (FileNotFoundError, UserError):
         return None
+
+
+def finished_run(path: str | os.PathLike, *needed: str) -> dict:
+    """run.zip's own description, with the epochs, the best of them, and whatever else is ``needed``.
+
+    Raises
+    ------
+    UserError
+        If there is no whole run.zip, or it does not say that.
+    """
+    try:
+        info = _described(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: file not found; ask Snakemake for it to have the split trained") from None
+    wrong = [k for k in ("epochs", "best", *needed) if k not in info]
+    wrong += [k for k, is_right in _RUN.items() if k in info and not is_right(info[k])]
+    if wrong:
+        raise damaged(path, f"{INFO}: {', '.join(wrong)} missing or of the wrong kind")
+    return info
+
+
+def _described(path: str | os.PathLike) -> dict:
+    text = zip_member(path, INFO).decode(errors="replace")
+    info = parse_json(text, f"{path}: {INFO}")
+    if not isinstance(info, dict):
+        raise damaged(path, f"{INFO}: found a JSON {type(info).__name__}, wanted an object")
+    return info
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_best(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(b, dict) and _is_count(b.get("epoch")) and isinstance(b.get("value"), int | float | None)
+        for b in value.values()
+    )
+
+
+_RUN = {
+    "epochs": _is_count,
+    "best": _is_best,
+    "input_shape": lambda v: isinstance(v, list) and len(v) in (3, 4) and all(map(_is_count, v)),
+    "parameters": _is_count,
+    "stopped_early": lambda v: isinstance(v, bool),
+    "device": lambda v: isinstance(v, str),
+}
+"""What the rules need to know of a run, and how it looks."""
 
 
 def run_identity(info: dict | None) -> str | None:
@@ -73,7 +105,7 @@ def only_trainer(archive: str, split: str) -> Iterator[None]:
     """
     folder = Path(layout.tmp_dir(archive, split))
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "a+") as lock:
+    with open(folder / "lock", "a+b", buffering=0) as lock:
         told = 0.0
         while True:
             try:
@@ -82,7 +114,7 @@ def only_trainer(archive: str, split: str) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() - told > 60:
                     lock.seek(0)
-                    holder = lock.read().strip() or "unknown"
+                    holder = lock.read().decode(errors="replace").strip() or "unknown"
                     print(
                         f"split {split}: another trainer ({holder}) is at work; waiting for it",
                         file=sys.stderr,
@@ -90,10 +122,18 @@ def only_trainer(archive: str, split: str) -> Iterator[None]:
                     )
                     told = time.monotonic()
                 time.sleep(0.5)
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
+        with refusals_of(folder / "lock"):
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
+
+
+def journal(folder: str | os.PathLike) -> list[int]:
+    """Every epoch that was trained for the present configuration, in order; those trained again occur again."""
+    path = Path(folder, JOURNAL)
+    lines = [line.split("\t") for line in read_text(path).splitlines()] if path.is_file() else []
+    # A kill may have cut the last line short.
+    return [int(line[-1]) for line in lines if line[0] == lines[-1][0] and line[-1].isdecimal()]
 
 
 class Workspace:
@@ -119,7 +159,7 @@ class Workspace:
     def take_finished(self) -> bool:
         """Put a run that is already finished in place; whether there was one."""
         info = run_info(self.done)
-        if info is None or info["fingerprint"] != self.fingerprint:
+        if info is None or info.get("fingerprint") != self.fingerprint:
             return False
         self._link_into_place()
         return True
@@ -133,15 +173,17 @@ class Workspace:
 
     def load_state(self) -> dict | None:
         """The state of an interrupted training of the same fingerprint, else None."""
-        import torch
-
         if not self.state_file.is_file():
             return None
+        from .weights import load_plain
+
         try:
-            state = torch.load(self.state_file, weights_only=True, map_location="cpu")
-        except (RuntimeError, EOFError, ValueError, OSError):
+            with open(self.state_file, "rb") as file:
+                state = load_plain(file, self.state_file)
+        except UserError as error:
+            print(f"{error}; training starts from the first epoch", file=sys.stderr, flush=True)
             return None
-        return state if state.get("fingerprint") == self.fingerprint else None
+        return state if isinstance(state, dict) and state.get("fingerprint") == self.fingerprint else None
 
     def start_afresh(self) -> None:
         """Forget what another configuration left."""
@@ -150,13 +192,18 @@ class Workspace:
         self.state_file.unlink(missing_ok=True)
         self.done.unlink(missing_ok=True)
 
+    def note_epoch(self, epoch: int) -> None:
+        """Add an epoch that was just trained to the journal."""
+        with refusals_of(self.folder / JOURNAL), open(self.folder / JOURNAL, "a") as file:
+            file.write(f"{self.fingerprint}\t{epoch}\n")
+
     def keep_checkpoint(self, epoch: int, weights: dict) -> None:
         """Keep the weights of an epoch that may be selected."""
         write_bytes(self.kept / f"{epoch}.pt", saved(weights))
 
     def drop_checkpoints_but(self, epochs: set[int]) -> None:
         for path in self.kept.glob("*.pt"):
-            if int(path.stem) not in epochs:
+            if path.stem not in map(str, epochs):
                 path.unlink()
 
     def save_state(self, state: dict) -> None:
@@ -199,37 +246,40 @@ def epoch_of(info: dict, checkpoint: str) -> int:
     if checkpoint == "final":
         return info["epochs"]
     kind, _, name = checkpoint.partition("-")
+    if kind == "best" and name not in info["best"]:
+        raise UserError(f"{checkpoint}: the run has no best epoch by {name}; it has {', '.join(info['best'])}")
     return info["best"][name]["epoch"] if kind == "best" else int(name)
 
 
 def select_checkpoint(archive: str, split: str, checkpoint: str) -> None:
     """Write a checkpoint's weights."""
     path = layout.run_zip(archive, split)
-    epoch = epoch_of(run_info(path), checkpoint)
-    write_bytes(
-        layout.checkpoint_pt(layout.checkpoint_dir(archive, split, checkpoint)),
-        zip_member(path, member_of_checkpoint(epoch)),
-    )
+    epoch = epoch_of(finished_run(path), checkpoint)
+    target = layout.checkpoint_pt(layout.checkpoint_dir(archive, split, checkpoint))
+    copy_member(path, member_of_checkpoint(epoch), target)
 
 
 def select_tables(archive: str, split: str, checkpoint: str) -> None:
     """Write a checkpoint's validation tables: the rows of its epoch in the split's history."""
     path = layout.run_zip(archive, split)
-    epoch = str(epoch_of(run_info(path), checkpoint))
+    epoch = str(epoch_of(finished_run(path), checkpoint))
     for table, target in zip(
         layout.METRIC_TABLES, layout.checkpoint_tables(layout.checkpoint_dir(archive, split, checkpoint)), strict=True
     ):
-        text = zip_member(path, f"validation_metrics/{table}").decode()
-        columns = text.split("\n", 1)[0].split("\t")
-        write_bytes(target, tsv(columns, (r for r in read_tsv(text) if r["epoch"] == epoch)).encode())
+        name = f"validation_metrics/{table}"
+        text = zip_member(path, name).decode(errors="replace")
+        columns, rows = text.split("\n", 1)[0].split("\t"), read_tsv(text, f"{path}: {name}")
+        if "epoch" not in columns:
+            raise damaged(path, f"{name} has no column 'epoch'")
+        write_bytes(target, tsv(columns, (r for r in rows if r["epoch"] == epoch)).encode())
 
 
 def copy_members(archive: str, split: str, targets: list[str]) -> None:
     """Write files of a split that run.zip holds under the same name; measured ones lie below ``timing/``."""
     path = layout.run_zip(archive, split)
     base = layout.split_dir(archive, split)
-    with zipfile.ZipFile(path) as archive_file:
+    with opened(path) as archive_file:
         names = set(archive_file.namelist())
         for target in targets:
             name = target.removeprefix(f"{base}/")
-            write_bytes(target, archive_file.read(name if name in names else f"timing/{name}"))
+            write_bytes(target, member_bytes(archive_file, name if name in names else f"timing/{name}", path))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from statistics import fmean, stdev
 
 from . import layout
-from .configure import read_effective
+from .contents import contents_of
 from .errors import UserError
-from .run import run_info
+from .files import read_text
+from .run import finished_run
 from .tables import UNDEFINED, read_tsv
 
 
@@ -25,10 +27,14 @@ def summary(archive: str) -> str:
         raise UserError(
             f"{archive}: no complete archive (no manifest); build it with: snakemake --cores all {layout.manifest(archive)}"
         )
-    splits = sorted(int(p.name.partition("-")[2]) for p in Path(archive, "training").glob("split-*"))
-    part = read_effective(archive, "evaluate")
-    rows = [row for c in part["checkpoints"] for row in _rows(archive, c, list(part["groups"]), splits)]
-    best = part["checkpoints"][0]
+    held = contents_of(archive)
+    splits = [k for k in held.splits if Path(layout.run_zip(archive, k)).exists()]
+    if not splits:
+        raise UserError(
+            f"{archive}: no split is trained; build it with: snakemake --cores all {layout.manifest(archive)}"
+        )
+    rows = [row for c in held.checkpoints for row in _rows(archive, c, held.groups, splits)]
+    typed, table = shlex.quote(layout.published_ts(archive)), _table(archive, splits[0], held.checkpoints[0])
     snakemake = _as_typed(Path(sys.executable).parent / "snakemake")
     lines = [
         f"archive: {archive} ({_trained(archive, splits)})",
@@ -36,11 +42,16 @@ def summary(archive: str) -> str:
         *_aligned(rows),
         "",
         "try next:",
-        f"  rm {layout.published_ts(archive)} && {snakemake} --cores 2 {layout.published_ts(archive)}    # rebuilds that file, trains nothing",
+        f"  rm {typed} && {snakemake} --cores 2 {typed}    # rebuilds that file, trains nothing",
         f"  {snakemake} --cores 2 --config set='{{epochs: 12}}'    # trains anew with another setting, which the archive keeps",
-        f"  column -t -s $'\\t' {layout.checkpoint_tables(layout.checkpoint_dir(archive, splits[0], best))[1]}    # scores of every validation case",
+        f"  column -t -s $'\\t' {shlex.quote(table)}    # scores of every validation case",
     ]
-    return "\n".join(lines)
+    return "\n".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines)
+
+
+def _table(archive: str, split: int, checkpoint: str) -> str:
+    """The scores of every validation case."""
+    return layout.checkpoint_tables(layout.checkpoint_dir(archive, split, checkpoint))[1]
 
 
 def _as_typed(command: Path) -> str:
@@ -49,7 +60,7 @@ def _as_typed(command: Path) -> str:
 
 
 def _trained(archive: str, splits: list[int]) -> str:
-    infos = [run_info(layout.run_zip(archive, k)) for k in splits]
+    infos = [finished_run(layout.run_zip(archive, k), "parameters") for k in splits]
     epochs = sorted({i["epochs"] for i in infos})
     return f"{len(splits)} split{'s' if len(splits) > 1 else ''}, {'-'.join(map(str, epochs))} epochs, {infos[0]['parameters']} parameters"
 
@@ -64,9 +75,16 @@ def _rows(archive: str, checkpoint: str, groups: list[str], splits: list[int]) -
 
 
 def _over_splits(paths: list[str]) -> dict[str, str]:
-    tables = [read_tsv(Path(p).read_text())[0] for p in paths if Path(p).is_file()]
-    metrics = [m for m in (tables[0] if tables else {}) if m != "epoch"]
-    return {m: _spread([float(t[m]) for t in tables if t[m] != UNDEFINED]) for m in metrics}
+    present = [p for p in paths if Path(p).is_file()]
+    tables = [read_tsv(read_text(p), p) for p in present]
+    try:
+        rows = [table[0] for table in tables]
+        metrics = [m for m in (rows[0] if rows else {}) if m != "epoch"]
+        return {m: _spread([float(row[m]) for row in rows if row[m] != UNDEFINED]) for m in metrics}
+    except (IndexError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{', '.join(present)}: not the tables that this workflow writes ({error}); delete them to have them made again"
+        ) from None
 
 
 def _spread(values: list[float]) -> str:

@@ -6,12 +6,17 @@ Only integer and elementary arithmetic goes into the voxels, so that they are eq
 from __future__ import annotations
 
 import gzip
+import os
 from itertools import chain
 from typing import Any
 
-from .files import write_bytes, write_json
+from .config import check
+from .errors import UserError
+from .files import parse_json, read_json, write_bytes, write_json
 
 CLASSIFICATION = "classification"
+ASKED = "synthesized"
+"""Key of ``dataset.json``: what it was made from."""
 
 
 def synthesized_files(spec: dict) -> list[str]:
@@ -19,6 +24,31 @@ def synthesized_files(spec: dict) -> list[str]:
     entries = [_entry(spec, index) for index in range(spec["cases"] + spec["test_cases"])]
     labels = [entry["label"] for entry in entries if isinstance(entry["label"], str)]
     return ["dataset.json", *chain.from_iterable(_image_files(entry) for entry in entries), *labels]
+
+
+def is_synthesized(folder: str, spec: dict) -> bool:
+    """Whether the dataset lies in ``folder`` whole, and nothing says that it was made from another ``spec``."""
+    files = [f"{folder}/{name}" for name in synthesized_files(spec)]
+    listed = read_json(files[0]) if all(map(os.path.isfile, files)) else None
+    return isinstance(listed, dict) and listed.get(ASKED, spec) == spec
+
+
+def parse_spec(text: str) -> dict[str, Any]:
+    """What to make, from JSON as the rule passes it: ``dataset.synthesize`` of the configuration, and the task.
+
+    Raises
+    ------
+    UserError
+        If it is no such thing.
+    """
+    given = parse_json(text, "SPEC")
+    if not isinstance(given, dict):
+        raise UserError(f"SPEC: found a JSON {type(given).__name__}, wanted an object as dataset.synthesize has it")
+    asked = {k: v for k, v in given.items() if k != "task"}
+    task = {"task": given["task"]} if "task" in given else {}
+    section = {"recipe": "", "dataset": {"list": "", "synthesize": asked, **task}}
+    dataset = check({"archives": {"SPEC": section}}, "config", "SPEC")["archives"]["SPEC"]["dataset"]
+    return given | {k: v for k, v in {**dataset["synthesize"], "task": dataset["task"]}.items() if k not in given}
 
 
 def synthesize_dataset(folder: str, spec: dict) -> None:
@@ -62,6 +92,7 @@ def _datalist(spec: dict) -> dict[str, Any]:
         "labels": {"0": first, **others},
         "numTraining": len(training),
         "numTest": len(test),
+        ASKED: spec,
         "training": training,
         "test": test,
     }

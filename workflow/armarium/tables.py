@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .errors import UserError
+
 UNDEFINED = "n/a"
 """As in BIDS; pandas reads it as NaN."""
 
@@ -38,6 +40,18 @@ def tsv(columns: Sequence[str], rows: Iterable[dict], separator: str = "\t") -> 
     return out.getvalue()
 
 
-def read_tsv(text: str, separator: str = "\t") -> list[dict[str, str]]:
-    """The rows of a table; values stay text."""
-    return list(csv.DictReader(io.StringIO(text), delimiter=separator))
+def read_tsv(text: str, source: str = "table") -> list[dict[str, str]]:
+    """The rows of a table; values stay text.
+
+    Raises
+    ------
+    UserError
+        If ``source`` has rows of other lengths than its header, or no fields that fit into memory.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(text), delimiter="\t"))
+    except csv.Error as error:
+        raise UserError(f"{source}: not a table of tab-separated values ({error})") from None
+    if any(None in row or None in row.values() for row in rows):
+        raise UserError(f"{source}: found rows of other lengths than the header; have it made again")
+    return rows

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
 import torch
 
+from .cache import checked_files
 from .evaluation import CLASS_SUMMARY, IDS, CaseScorer, Evaluation
+from .hashing import as_checked
 from .network import build_network, choose_device, make_deterministic
 from .predictions import probability_table, segmentation_bytes
 from .records import class_columns
-from .run import epoch_of, run_info
+from .run import epoch_of, finished_run
 from .tables import tsv
-from .weights import load_weights
+from .weights import load_into
 
 
 def evaluation_tables(evaluation: Evaluation) -> dict[str, str]:
@@ -50,13 +53,13 @@ def evaluate_checkpoints(
     scorer = CaseScorer(settings, data_root, cache_dir, chosen, class_names)
     scorer.prepared.prepare_all(cases, workers=settings["threads"])
     network = build_network(settings).to(chosen)
-    info = run_info(run_zip)
+    info = finished_run(run_zip)
     by_epoch: dict[int, dict[str, str]] = {}
     members: dict[str, str] = {}
     for checkpoint in checkpoints:
         epoch = epoch_of(info, checkpoint)
         if epoch not in by_epoch:
-            network.load_state_dict(load_weights(run_zip, epoch))
+            load_into(network, run_zip, epoch)
             by_epoch[epoch] = evaluation_tables(scorer(network, cases))
         members |= {f"{checkpoint}/{name}": text for name, text in by_epoch[epoch].items()}
     return members
@@ -64,7 +67,7 @@ def evaluate_checkpoints(
 
 def evaluate_torchscript(
     settings: dict,
-    path: str,
+    torchscript: bytes,
     cases: list[dict],
     class_names: dict[int, str],
     data_root: str,
@@ -72,7 +75,7 @@ def evaluate_torchscript(
     device: str,
     keep_predictions: bool,
 ) -> dict[str, str | bytes]:
-    """Tables of a TorchScript model, and its predictions.
+    """Tables of a TorchScript model, which is trusted, and its predictions.
 
     Returns
     -------
@@ -87,10 +90,12 @@ def evaluate_torchscript(
 
     def keep(case: dict, prediction: numpy.ndarray) -> None:
         if settings["task"] == "segmentation":
-            prediction = segmentation_bytes(prediction, Path(data_root, case["image"][0]))
+            image = case["image"][0]
+            with as_checked(data_root, {image: checked_files(case)[image]}):
+                prediction = segmentation_bytes(prediction, Path(data_root, image))
         kept.append((case, prediction))
 
-    network = torch.jit.load(path, map_location=chosen).eval()
+    network = torch.jit.load(io.BytesIO(torchscript), map_location=chosen).eval()
     evaluation = scorer(network, cases, keep if keep_predictions else None)
     members: dict[str, str | bytes] = evaluation_tables(evaluation)
     if keep_predictions and settings["task"] == "segmentation":

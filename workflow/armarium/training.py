@@ -129,10 +129,16 @@ class SplitTraining:
         if state is None:
             self.workspace.start_afresh()
             return 0
-        for name, part in self._stateful().items():
-            part.load_state_dict(state[name])
-        long = {k: [[int(r[0]), int(r[1]), *r[2:]] for r in state["progress"][k].tolist()] for k in LONG_RECORDS}
-        self.progress = Progress(**{**state["progress"], **long})
+        try:
+            for name, part in self._stateful().items():
+                part.load_state_dict(state[name])
+            long = {k: [[int(r[0]), int(r[1]), *r[2:]] for r in state["progress"][k].tolist()] for k in LONG_RECORDS}
+            self.progress = Progress.of({**state["progress"], **long})
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"{self.workspace.state_file}: not the state of this training ({type(error).__name__}: {error}); "
+                f"delete {self.workspace.folder} to train this split from its first epoch"
+            ) from None
         return self.progress.epoch
 
     def _save(self) -> None:
@@ -206,6 +212,7 @@ class SplitTraining:
     def _end_epoch(self, engine) -> None:
         epoch = self.progress.epoch = engine.state.epoch
         trained = time.perf_counter() - self.epoch_started
+        self.workspace.note_epoch(epoch)
         if self.settings["lr_epoch_level"]:
             self._step_schedule()
         validated = self._validated(epoch)

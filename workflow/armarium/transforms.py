@@ -16,6 +16,7 @@ from torch.utils.data import default_collate
 
 from .components import build
 from .errors import UserError
+from .faults import in_words
 
 ID = str(TraceKeys.ID.value)
 
@@ -111,7 +112,8 @@ def components_at_work(where: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{where} failed: {type(error).__name__}: {error}") from error
+        words = in_words(error)
+        raise UserError(f"{where}: {words}" if words else f"{where} failed: {type(error).__name__}: {error}") from error
 
 
 def as_batch(items: list[tuple[torch.Tensor, ...]]) -> list[torch.Tensor]:

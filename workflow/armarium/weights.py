@@ -3,17 +3,87 @@
 from __future__ import annotations
 
 import io
+import pickle
+import struct
+import zipfile
+from os import PathLike
+from typing import IO, Any
 
 import torch
 
-from .run import member_of_checkpoint, zip_member
+from .errors import UserError
+from .files import memory_bytes
+from .run import member_of_checkpoint
+from .zips import checked, damaged, zip_member
+
+_PER_TENSOR, _PER_FILE = 4096, 1 << 16
+"""Bytes that a file of weights has beside its numbers."""
 
 
-def load_weights(run_zip: str, epoch: int) -> dict[str, torch.Tensor]:
-    """The weights of an epoch, keyed ``network.…`` as MAPS has them."""
-    return torch.load(
-        io.BytesIO(zip_member(run_zip, member_of_checkpoint(epoch))), weights_only=True, map_location="cpu"
-    )
+def load_plain(file: IO[bytes], source: str | PathLike) -> Any:
+    """What torch saved of tensors and plain values.
+
+    Raises
+    ------
+    UserError
+        If there is anything else, which is not run, or if the file claims more than it holds.
+    """
+    try:
+        checked(file)
+        file.seek(0)
+        return torch.load(file, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError:
+        raise damaged(
+            source, "it holds more than tensors and plain values, which might be code and was not run"
+        ) from None
+    except (zipfile.BadZipFile, struct.error, NotImplementedError) as error:
+        raise damaged(source, f"no file of weights as torch saves it ({error})") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever torch thinks of a damaged file
+        raise damaged(source, f"no file of weights as torch saves it ({type(error).__name__}: {error})") from None
+
+
+def load_weights(run_zip: str, epoch: int, most: int | None = None) -> dict[str, torch.Tensor]:
+    """The weights of an epoch, keyed ``network.…`` as MAPS has them.
+
+    Parameters
+    ----------
+    most:
+        Bytes that their file may have; by default what leaves memory for a copy.
+    """
+    name = member_of_checkpoint(epoch)
+    source = f"{run_zip}: {name}"
+    data = zip_member(run_zip, name, memory_bytes() // 2 if most is None else most)
+    weights = load_plain(io.BytesIO(data), source)
+    if not isinstance(weights, dict) or not all(map(_is_weight, weights.items())):
+        raise damaged(source, "found something else than tensors by name")
+    return weights
+
+
+def _is_weight(item: tuple[Any, Any]) -> bool:
+    key, value = item
+    return isinstance(key, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
+
+
+def load_into(network: torch.nn.Module, run_zip: str, epoch: int) -> None:
+    """Give a network the weights of an epoch.
+
+    Raises
+    ------
+    UserError
+        If they are those of another network.
+    """
+    own = network.state_dict().values()
+    weights = load_weights(run_zip, epoch, sum(t.nbytes + _PER_TENSOR for t in own) + _PER_FILE)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
+        raise UserError(
+            f"{run_zip}, epoch {epoch}: weights of another network than the recipe's ({reason}); restore the recipe, "
+            "or delete this file to have it trained again"
+        ) from None
 
 
 def plain_weights(run_zip: str, epoch: int) -> dict[str, torch.Tensor]:

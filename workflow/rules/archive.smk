@@ -18,7 +18,7 @@ for what, path in ROOT_CONFIGS.items():
         params:
             what=what,
         shell:
-            'python -m armarium --log {log:q} write {params.what} {wildcards.archive:q} --inputs "{input:q}"'
+            'python -m armarium --log {log:q} write {params.what} {wildcards.archive:q} --inputs "$(printf "%s\\n" {input:q})"'
 
 
 rule record_environment:
@@ -34,9 +34,7 @@ rule record_environment:
 
 rule write_summary:
     input:
-        all_runs,
-        all_evaluations,
-        layout.splits_json("{archive}"),
+        unless_kept(layout.summary_log("{archive}"), all_runs, all_evaluations, layout.splits_json("{archive}")),
         source("evaluate"),
     output:
         layout.summary_log("{archive}"),
@@ -45,13 +43,13 @@ rule write_summary:
     conda:
         "../../envs/data.yaml"
     shell:
-        'python -m armarium --log {log:q} write summary {wildcards.archive:q} --inputs "{input:q}"'
+        'python -m armarium --log {log:q} write summary {wildcards.archive:q} --inputs "$(printf "%s\\n" {input:q})"'
 
 
 rule write_command:
     input:
         source("train"),
-        layout.dataset_json("{archive}"),
+        unless_kept(layout.command("{archive}", "{command}"), layout.dataset_json("{archive}")),
     output:
         layout.command("{archive}", "{command}"),
     log:
@@ -61,7 +59,7 @@ rule write_command:
     conda:
         "../../envs/data.yaml"
     shell:
-        'python -m armarium --log {log:q} write command {wildcards.archive:q} {wildcards.command} --inputs "{input:q}"'
+        'python -m armarium --log {log:q} write command {wildcards.archive:q} {wildcards.command} --inputs "$(printf "%s\\n" {input:q})"'
 
 
 rule write_log_config:
@@ -72,18 +70,21 @@ rule write_log_config:
     conda:
         "../../envs/data.yaml"
     shell:
-        'python -m armarium --log {log:q} write log-config {wildcards.archive:q} --inputs "{input:q}"'
+        'python -m armarium --log {log:q} write log-config {wildcards.archive:q} --inputs "$(printf "%s\\n" {input:q})"'
 
 
 rule write_doc:
     input:
-        all_runs,
-        all_evaluations,
         source("train"),
         source("evaluate"),
         source("publish"),
-        layout.dataset_json("{archive}"),
-        layout.splits_json("{archive}"),
+        unless_kept(
+            layout.doc("{archive}", "{doc}"),
+            all_runs,
+            all_evaluations,
+            layout.dataset_json("{archive}"),
+            layout.splits_json("{archive}"),
+        ),
     output:
         layout.doc("{archive}", "{doc}"),
     log:
@@ -93,13 +94,13 @@ rule write_doc:
     conda:
         "../../envs/data.yaml"
     shell:
-        'python -m armarium --log {log:q} write doc {wildcards.archive:q} {wildcards.doc} --inputs "{input:q}"'
+        'python -m armarium --log {log:q} write doc {wildcards.archive:q} {wildcards.doc} --inputs "$(printf "%s\\n" {input:q})"'
 
 
 rule write_licence:
     input:
         source("publish"),
-        layout.dataset_json("{archive}"),
+        unless_kept(layout.licence("{archive}"), layout.dataset_json("{archive}")),
     output:
         layout.licence("{archive}"),
     log:
@@ -107,7 +108,7 @@ rule write_licence:
     conda:
         "../../envs/data.yaml"
     shell:
-        'python -m armarium --log {log:q} write licence {wildcards.archive:q} --inputs "{input:q}"'
+        'python -m armarium --log {log:q} write licence {wildcards.archive:q} --inputs "$(printf "%s\\n" {input:q})"'
 
 
 rule write_bundle_config:
@@ -116,7 +117,7 @@ rule write_bundle_config:
         source("execution"),
         source("evaluate"),
         source("publish"),
-        layout.dataset_json("{archive}"),
+        unless_kept(layout.bundle_config("{archive}", "{name}"), layout.dataset_json("{archive}")),
     output:
         layout.bundle_config("{archive}", "{name}"),
     log:
@@ -126,7 +127,7 @@ rule write_bundle_config:
     conda:
         "../../envs/data.yaml"
     shell:
-        'python -m armarium --log {log:q} write bundle-config {wildcards.archive:q} {wildcards.name} --inputs "{input:q}"'
+        'python -m armarium --log {log:q} write bundle-config {wildcards.archive:q} {wildcards.name} --inputs "$(printf "%s\\n" {input:q})"'
 
 
 rule copy_workflow:
@@ -144,6 +145,7 @@ rule write_manifest:
     input:
         artifacts,
         predictions,
+        configuration,
         missing_artifacts,
     output:
         layout.manifest("{archive}"),

@@ -1,5 +1,7 @@
 # Configuration, what counts as up to date, and the wildcards. No paths: those are armarium.layout's.
 
+import atexit
+import getpass
 import hashlib
 import json as json_module
 import os
@@ -14,24 +16,41 @@ import armarium  # Snakemake puts the folder of an included Snakefile on the pat
 from armarium import gpus, layout
 from armarium.config import archive_section, check
 from armarium.configure import Globals, configure
+from armarium.boundary import check_boundary
 from armarium.errors import UserError
+from armarium.faults import in_words
+from armarium.files import read_json
+from armarium.held import give_back, held_products, hold
+from armarium.naming import CASE, CHECKPOINT, GROUP
+from armarium.recipe import class_name
 from armarium.run import run_identity, run_info
+from armarium.running import Run
+from snakemake.io import IOFile
 
 
 def told(function, *args):
-    """The function's result; a user's mistake is told and ends the run.
+    """The function's result; what is the user's to mend, or the machine's, is told and ends the run.
 
     Not a WorkflowError: in an input function Snakemake would show it with a traceback.
     """
     try:
         return function(*args)
-    except UserError as error:
-        print(f"armarium: {error}", file=sys.stderr)
+    except Exception as error:
+        words = in_words(error)
+        if words is None:
+            raise
+        print(f"armarium: {words}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
+try:
+    getpass.getuser()
+except (KeyError, OSError):  # as in many a container; Snakemake and MONAI stop at it
+    os.environ["USER"] = str(os.getuid())
+
 if config:
-    config = told(check, dict(config), "config", "configuration")
+    # Without a configuration file the command line speaks of archives that merely lie on disk.
+    config = told(check, dict(config), "config", "configuration", () if workflow.configfiles else ["archives"])
 
 ARCHIVES_DIR = config.get("archives_dir", "archives")
 CACHE_DIR = config.get("cache_dir", ".cache/armarium")
@@ -40,20 +59,26 @@ LISTED = {f"{ARCHIVES_DIR}/{name}": name for name in config.get("archives", {})}
 LISTED_GLOBALS = Globals(config.get("data_root"), config.get("set", {}), CACHE_DIR)
 # Of an archive that merely lies on disk only the command line speaks, not the file that lists others.
 TYPED = workflow.config_settings.config
-HELD_GLOBALS = Globals(TYPED.get("data_root"), TYPED.get("set", {}), CACHE_DIR)
+HELD_GLOBALS = Globals(TYPED.get("data_root"), TYPED.get("set", {}), CACHE_DIR, tuple(config.get("allow", [])))
 STATE = Path(".snakemake/armarium")
 HOME = Path(armarium.__file__).resolve().parents[1]
 
 # By the environment and not by params: where a job runs and what it caches change no result.
-HOW = f"ARMARIUM_DEVICE={DEVICE} ARMARIUM_CACHE={shlex.quote(CACHE_DIR)}"
+ALLOWED = [*config.get("allow", []), *(path for a in config.get("archives", {}).values() for path in a["allow"])]
+HOW = (
+    f"ARMARIUM_DEVICE={DEVICE} ARMARIUM_CACHE={shlex.quote(CACHE_DIR)} "
+    f"ARMARIUM_ALLOW={shlex.quote(json_module.dumps(ALLOWED))} "
+    f"ARMARIUM_TRUST_TORCHSCRIPT={int(config.get('trust_torchscript', False))}"
+)
 
 # Waiting OpenMP threads sleep: spinning ones made a step 30 times slower beside another busy process.
 # --sdm conda brings its own interpreter and drops an inherited PYTHONPATH; without it the rules run in
-# the interpreter that runs Snakemake, also from a shell with no environment activated.
+# the interpreter that runs Snakemake, also from a shell with no environment activated. Nothing is imported
+# from the working directory, where archives of strangers may lie.
 USES_CONDA = any(m.name == "CONDA" for m in workflow.deployment_settings.deployment_method)
 OWN_PYTHON = "" if USES_CONDA else f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; "
 shell.prefix(
-    f"set -euo pipefail; {OWN_PYTHON}export PYTHONPATH='{HOME}' PYTHONHASHSEED=0 OMP_WAIT_POLICY=PASSIVE {HOW}; "
+    f"set -euo pipefail; {OWN_PYTHON}export PYTHONPATH='{HOME}' PYTHONSAFEPATH=1 PYTHONHASHSEED=0 OMP_WAIT_POLICY=PASSIVE {HOW}; "
 )
 
 if workflow.local_exec and "gpu" not in workflow.global_resources:
@@ -65,61 +90,186 @@ wildcard_constraints:
     archive=r"(?:(?!/training/split-[0-9])[^\n])+",
     split=r"0|[1-9][0-9]*",
     side="|".join(layout.SIDES),
-    group=r"[A-Za-z0-9_]+",
-    checkpoint=r"best-[A-Za-z0-9]+|epoch-[1-9][0-9]*|final",
+    group=GROUP.pattern,
+    checkpoint=CHECKPOINT.pattern,
     kind=r"best_models/best-[A-Za-z0-9]+|checkpoints/epoch-[1-9][0-9]*|final",
-    case=r"[^/]+",
+    case=CASE.pattern,
+    optimizer=r"[A-Za-z0-9_]+",
+
+
+def only_looks():
+    """Whether this call runs no job: a dry run, a summary, a graph."""
+    return workflow.executor_plugin is None or bool(workflow.dryrun)
+
+
+@cache
+def this_run():
+    """This Snakemake beside others; from here to its first job it alone plans."""
+    run = Run()
+    atexit.register(run.end)
+    return run
+
+
+def claim_files():
+    """Refuse, before any job, what another Snakemake is at work on."""
+    jobs = list(workflow.dag.needrun_jobs())
+    this_run().start((f for job in jobs for f in job.output), (f for job in jobs for f in job.input))
+    hold_last_versions(jobs)
+
+
+def hold_last_versions(jobs):
+    """Keep what Snakemake deletes before its jobs run, until this Snakemake ends."""
+    for job in jobs:
+        archive = job.wildcards_dict.get("archive")
+        for product in map(str, job.output if archive else []):
+            if hold(archive, product):
+                atexit.register(settle, archive, product)
+
+
+def settle_what_is_left(archive):
+    """Give back what a Snakemake that was killed had set aside."""
+    if not this_run().others_at(archive):
+        for product in held_products(archive):
+            settle(archive, product)
+
+
+def settle(archive, product):
+    """Give a product's last version back if there is no next one."""
+    try:
+        if give_back(archive, product):
+            # Snakemake noted the failed job's inputs as those that this version was made from.
+            workflow.persistence.cleanup_metadata(IOFile(product))
+    except OSError as error:
+        print(f"armarium: {in_words(error)}", file=sys.stderr)
 
 
 @cache
 def configured(archive):
     """The archive's configuration, brought up to date; only archives in the plan are looked at."""
     if workflow.is_main_process:
-        told(adopt_once, archive)
+        told(check_boundary, archive)
     section = told(archive_section, config, LISTED[archive]) if archive in LISTED else None
-    held = told(configure, archive, section, LISTED_GLOBALS if section else HELD_GLOBALS, bool(workflow.dryrun))
-    if workflow.is_main_process and not workflow.dryrun:
-        note_as_known(archive)
+    given = (archive, section, LISTED_GLOBALS if section else HELD_GLOBALS)
+    if only_looks() or not workflow.is_main_process:
+        if workflow.is_main_process:
+            told(adopt_once, archive)
+        return told(configure, *given, only_looks())
+    told(refuse_edit_while_at_work, *given)
+    told(settle_what_is_left, archive)
+    told(adopt_once, archive)
+    held = told(configure, *given)
+    note_as_known(archive)
     return held
 
 
+def refuse_edit_while_at_work(archive, *given):
+    """The jobs of another Snakemake read the configuration that this call would change."""
+    others = this_run().others_at(archive)
+    if others and (new := configure(archive, *given, True).rewritten):
+        raise UserError(
+            f"{', '.join(new)}: this call would change the configuration while another Snakemake is at work on this archive "
+            f"({others[0]}); run this again when that one has ended"
+        )
+
+
 def adopt_once(archive):
-    """Order the times of an archive that this working directory sees for the first time."""
-    from armarium.adoption import adopt, mark_adopted, needs_adoption
+    """Order the times of an archive that this working directory sees for the first time, or that were changed."""
+    from armarium.adoption import adopt, is_known, mark_adopted, needs_adoption
     from armarium.steps import hash_index
 
     if Path(layout.manifest(archive)).is_file() and needs_adoption(archive, str(STATE)):
-        adopt(archive, hash_index(CACHE_DIR))
+        changed = adopt(archive, hash_index(CACHE_DIR))
+        if changed and not is_known(archive, str(STATE)):
+            names = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+            print(f"armarium: {archive}: not as its manifest says: {names}", file=sys.stderr)
         mark_adopted(archive, str(STATE))
 
 
 def note_as_known(archive):
-    """An archive begun here has times that Snakemake itself gave; it is never adopted."""
-    from armarium.adoption import mark_adopted, needs_adoption
+    """An archive begun here has times that Snakemake itself gave; it is not adopted."""
+    from armarium.adoption import mark_begun
 
-    if needs_adoption(archive, str(STATE)):
-        mark_adopted(archive, str(STATE))
+    mark_begun(archive, str(STATE))
 
 
-def stamp(archive, what, after):
+def stamp(*what):
+    """A file newer than another: see :func:`stamped`."""
+    return told(stamped, *what)
+
+
+def stamped(archive, what, after):
     """A file newer than ``after``: an input that makes Snakemake run a job whose product is out of date."""
     path = STATE / "stale" / hashlib.sha256(os.path.abspath(archive).encode()).hexdigest()[:16] / what
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+    path.write_text(f"{time.time_ns()}\n")  # never the same: Snakemake compares with what the last job was given
     newer = max(time.time(), os.path.getmtime(after) + 1) if os.path.exists(after) else time.time()
     os.utime(path, (newer, newer))
     return str(path)
 
 
+def stand_in(archive, what):
+    """A file older than all, for one that was lost and comes back as it was."""
+    path = stamp(archive, what, "")
+    os.utime(path, (0, 0))
+    return path
+
+
 def source(part):
-    """Input function: a part of the effective configuration (in a dry run, what it would become)."""
+    """Input function: a part of the effective configuration (where nothing may be written, what it would become)."""
 
     def of(wildcards):
         archive = wildcards.archive
         path = layout.effective(archive, part)
-        if part in configured(archive).changed and workflow.dryrun:
+        if only_looks() and part in configured(archive).changed:
             return stamp(archive, f"{part}.json", path)
+        if only_looks() and not os.path.exists(path):
+            return stand_in(archive, f"{part}.json")
         return path
+
+    return of
+
+
+def refuse_unknown(wildcards):
+    """Tell of a split, group, case and so on that an archive does not have, before anything is made for it."""
+    archive, held = wildcards.archive, configured(wildcards.archive)
+    checkpoints = dict.fromkeys([*held.checkpoints, held.published_checkpoint])
+    has = {
+        "split": list(map(str, held.split_numbers)),
+        "group": held.groups,
+        "checkpoint": list(checkpoints),
+        "kind": [layout.checkpoint_kind(c) for c in checkpoints],
+        "optimizer": [class_name(held.settings["optimizer"])],
+    }
+    if "case" in wildcards.keys() and (cases := scored_cases(archive)):
+        has["case"] = cases
+    for what, known in has.items():
+        if what in wildcards.keys() and getattr(wildcards, what) not in known:
+            name = f"{what.replace('kind', 'checkpoint')} '{getattr(wildcards, what)}'"
+            more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+            raise UserError(f"{archive}: no {name}; it has {', '.join(known[:20]) or 'none'}{more}")
+
+
+def scored_cases(archive):
+    """The cases that the published model is scored on; none where the splits are to be drawn first."""
+    path = layout.splits_json(archive)
+    return cases_scored_by(archive, os.stat(path).st_mtime_ns) if os.path.isfile(path) else []
+
+
+@cache
+def cases_scored_by(archive, time_of_splits):
+    from armarium.steps import published_cases
+
+    held = held_by(layout.splits_json(archive))
+    current = held and held["fingerprint"] == configured(archive).fingerprint("splits")
+    return published_cases(archive) if current else []
+
+
+def of_known(*given):
+    """Input function: paths, once it is certain that the archive has what the wildcards name."""
+
+    def of(wildcards):
+        told(refuse_unknown, wildcards)
+        return list(paths(given, wildcards))
 
     return of
 
@@ -140,23 +290,77 @@ def unless_current(product, kind, others, which=(), run_of=None):
 
     def of(wildcards):
         archive = wildcards.archive
+        told(refuse_unknown, wildcards)
         path, needed = product(wildcards), others(wildcards)
         names = [getattr(wildcards, w) for w in which]
         held = held_by(path)
         if held is None:
             return needed
-        if held["fingerprint"] == configured(archive).fingerprint(kind, *names):
+        if held.get("fingerprint") == configured(archive).fingerprint(kind, *names):
             if run_of is None:
                 return []
             run = run_info(layout.run_zip(archive, run_of(wildcards)))
             if run is None:
-                return needed  # remade only if something else asks for the run
+                # Trained again it is the same run. Otherwise made anew only if something else asks for the run.
+                return [] if layout.run_zip(archive, run_of(wildcards)) in only_lost(archive) else needed
             wanted = configured(archive).fingerprint("training", str(run_of(wildcards)))
-            if run["fingerprint"] == wanted and held.get("run") == run_identity(run):
+            if run.get("fingerprint") == wanted and held.get("run") == run_identity(run):
                 return []
         return [*needed, stamp(archive, " ".join([kind, *names]), path)]
 
     return of
+
+
+def unless_kept(products, *made_from):
+    """Input function: what a light product is made from, or nothing while it is as good as what would be made.
+
+    That is so in an archive that only lost files: those are made again, to the same bytes, but not what is there.
+    (Snakemake makes again whatever depends on a file that it makes.) A run that is trained again is another file,
+    since it holds its times: what is cut from it is cut again.
+
+    products: templates of the paths that a job makes
+    made_from: templates of paths, or input functions
+    """
+
+    def of(wildcards):
+        told(refuse_unknown, wildcards)
+        needed, made = list(paths(made_from, wildcards)), list(paths(products, wildcards))
+        gone = only_lost(wildcards.archive)
+        trained = {layout.run_zip(wildcards.archive, k) for k in splits_of(wildcards.archive)} & gone
+        return [] if gone and all(map(os.path.exists, made)) and trained.isdisjoint(needed) else needed
+
+    return of
+
+
+def paths(given, wildcards):
+    """The paths of a template, of an input function, and of lists of both."""
+    if isinstance(given, str):
+        yield given.format(**dict(wildcards.items()))
+    elif callable(given):
+        found = given(wildcards)
+        yield from [found] if isinstance(found, str) else found
+    else:
+        for each in given:
+            yield from paths(each, wildcards)
+
+
+@cache
+def only_lost(archive):
+    """The files that an archive lost, where nothing else has to be made again for them; none where anything is forced."""
+    from armarium.losses import lost_products
+    from armarium.steps import hash_index, workflow_text
+
+    asked = workflow.dag_settings
+    forced = asked.forceall or asked.forcerun or asked.forcetargets
+    if not workflow.is_main_process or forced or configured(archive).rewritten or interrupted():
+        return set()
+    return {f"{archive}/{path}" for path in lost_products(archive, workflow_text(), hash_index(CACHE_DIR))}
+
+
+def interrupted():
+    """Whether an earlier Snakemake was killed while jobs were at work, which it will do again."""
+    marks = Path(".snakemake/incomplete")
+    return marks.is_dir() and any(marks.iterdir())
 
 
 def held_by(path):
@@ -164,10 +368,10 @@ def held_by(path):
     if path.endswith(".zip"):
         return run_info(path)
     try:
-        held = json_module.loads(Path(path).read_text())
-        return held if "fingerprint" in held else None
-    except (OSError, ValueError):
+        held = read_json(path)
+    except (OSError, UserError):
         return None
+    return held if isinstance(held, dict) and "fingerprint" in held else None
 
 
 def splits_of(archive):

@@ -6,6 +6,8 @@ for folder, (spec, files) in SYNTHESIZED.items():
     rule:
         name:
             f"synthesize_{os.path.basename(folder)}"
+        input:
+            another_dataset(folder),
         output:
             listed=files[0],
             volumes=files[1:],
@@ -69,8 +71,9 @@ checkpoint split_data:
 
 rule write_datalist:
     input:
-        layout.splits_json("{archive}"),
-        layout.dataset_json("{archive}"),
+        unless_kept(
+            layout.datalist("{archive}", "{split}"), layout.splits_json("{archive}"), layout.dataset_json("{archive}")
+        ),
     output:
         layout.datalist("{archive}", "{split}"),
     log:
@@ -83,7 +86,7 @@ rule write_datalist:
 
 rule write_training_data:
     input:
-        layout.splits_json("{archive}"),
+        unless_kept(layout.training_data_tsv("{archive}"), layout.splits_json("{archive}")),
     output:
         layout.training_data_tsv("{archive}"),
     log:
@@ -91,12 +94,12 @@ rule write_training_data:
     conda:
         "../../envs/data.yaml"
     shell:
-        'python -m armarium --log {log:q} write training-data {wildcards.archive:q} --inputs "{input:q}"'
+        'python -m armarium --log {log:q} write training-data {wildcards.archive:q} --inputs "$(printf "%s\\n" {input:q})"'
 
 
 rule write_side_data:
     input:
-        layout.splits_json("{archive}"),
+        unless_kept(layout.side_data("{archive}", "{side}", "{split}"), layout.splits_json("{archive}")),
         source("train"),
         source("execution"),
     output:
@@ -106,12 +109,12 @@ rule write_side_data:
     conda:
         "../../envs/data.yaml"
     shell:
-        'python -m armarium --log {log:q} write side-data {wildcards.archive:q} {wildcards.side} {wildcards.split} --inputs "{input:q}"'
+        'python -m armarium --log {log:q} write side-data {wildcards.archive:q} {wildcards.side} {wildcards.split} --inputs "$(printf "%s\\n" {input:q})"'
 
 
 rule write_group_data:
     input:
-        layout.splits_json("{archive}"),
+        unless_kept(layout.group_data("{archive}", "{group}"), layout.splits_json("{archive}")),
         source("train"),
         source("execution"),
     output:
@@ -121,4 +124,4 @@ rule write_group_data:
     conda:
         "../../envs/data.yaml"
     shell:
-        'python -m armarium --log {log:q} write group-data {wildcards.archive:q} {wildcards.group} --inputs "{input:q}"'
+        'python -m armarium --log {log:q} write group-data {wildcards.archive:q} {wildcards.group} --inputs "$(printf "%s\\n" {input:q})"'

@@ -29,8 +29,14 @@ rule test_split:
 
 rule write_results:
     input:
-        layout.evaluation_zip("{archive}", "{group}", "{split}"),
-        layout.run_zip("{archive}", "{split}"),
+        unless_kept(
+            [
+                layout.result_tables(layout.result_dir("{archive}", "{group}", "{split}", "{checkpoint}")),
+                layout.result_computational(layout.result_dir("{archive}", "{group}", "{split}", "{checkpoint}")),
+            ],
+            layout.evaluation_zip("{archive}", "{group}", "{split}"),
+            layout.run_zip("{archive}", "{split}"),
+        ),
     output:
         layout.result_tables(layout.result_dir("{archive}", "{group}", "{split}", "{checkpoint}")),
         layout.result_computational(layout.result_dir("{archive}", "{group}", "{split}", "{checkpoint}")),
@@ -69,7 +75,7 @@ rule evaluate_published:
 
 rule write_eval_metrics:
     input:
-        layout.eval_zip("{archive}"),
+        unless_kept(layout.eval_metrics_csv("{archive}"), layout.eval_zip("{archive}")),
     output:
         layout.eval_metrics_csv("{archive}"),
     log:
@@ -77,13 +83,12 @@ rule write_eval_metrics:
     conda:
         "../../envs/data.yaml"
     shell:
-        'python -m armarium --log {log:q} write eval-metrics {wildcards.archive:q} --inputs "{input:q}"'
+        'python -m armarium --log {log:q} write eval-metrics {wildcards.archive:q} --inputs "$(printf "%s\\n" {input:q})"'
 
 
 rule write_eval_dice:
     input:
-        layout.eval_zip("{archive}"),
-        layout.splits_json("{archive}"),
+        unless_kept(layout.eval_dice_tables("{archive}"), layout.eval_zip("{archive}"), layout.splits_json("{archive}")),
     output:
         layout.eval_dice_tables("{archive}"),
     log:
@@ -91,12 +96,12 @@ rule write_eval_dice:
     conda:
         "../../envs/data.yaml"
     shell:
-        'python -m armarium --log {log:q} write eval-dice-tables {wildcards.archive:q} --inputs "{input:q}"'
+        'python -m armarium --log {log:q} write eval-dice-tables {wildcards.archive:q} --inputs "$(printf "%s\\n" {input:q})"'
 
 
 rule extract_segmentation:
     input:
-        layout.eval_zip("{archive}"),
+        unless_kept(layout.eval_segmentation("{archive}", "{case}"), layout.eval_zip("{archive}")),
     output:
         layout.eval_segmentation("{archive}", "{case}"),
     log:
@@ -109,7 +114,7 @@ rule extract_segmentation:
 
 rule extract_probabilities:
     input:
-        layout.eval_zip("{archive}"),
+        unless_kept(layout.eval_probabilities("{archive}"), layout.eval_zip("{archive}")),
     output:
         layout.eval_probabilities("{archive}"),
     log:

@@ -30,7 +30,10 @@ rule export_split:
 
 rule extract_torchscript:
     input:
-        layout.exports_zip("{archive}", "{split}"),
+        unless_kept(
+            layout.checkpoint_ts(layout.checkpoint_kind_dir("{archive}", "{split}", "{kind}")),
+            layout.exports_zip("{archive}", "{split}"),
+        ),
     output:
         layout.checkpoint_ts(layout.checkpoint_kind_dir("{archive}", "{split}", "{kind}")),
     log:
@@ -45,7 +48,7 @@ rule extract_torchscript:
 
 rule publish_torchscript:
     input:
-        source=published_exports,
+        source=unless_kept(layout.published_ts("{archive}"), published_exports),
         publish=source("publish"),
     output:
         layout.published_ts("{archive}"),

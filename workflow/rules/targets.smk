@@ -21,11 +21,24 @@ def synthesized():
 SYNTHESIZED = synthesized()
 
 
+def unmade(folder):
+    """Whether a dataset is to be made, or made again: not for its files' times, content decides on data."""
+    from armarium.synthesize import is_synthesized
+
+    return not told(is_synthesized, folder, SYNTHESIZED[folder][0])
+
+
 def made_list(wildcards):
-    """The dataset's list as an input where a rule makes it."""
+    """The dataset's files as inputs where a rule is to make them."""
     held = configured(wildcards.archive)
     folder = os.path.normpath(os.path.join(held.data_root, os.path.dirname(held.spec["dataset"]["list"])))
-    return SYNTHESIZED[folder][1] if folder in SYNTHESIZED else []
+    return SYNTHESIZED[folder][1] if folder in SYNTHESIZED and unmade(folder) else []
+
+
+def another_dataset(folder):
+    """Input function: a reason to make a dataset again that was made from another specification."""
+    listed = SYNTHESIZED[folder][1][0]
+    return lambda wildcards: [stamp(folder, "dataset", listed)] if os.path.exists(listed) and unmade(folder) else []
 
 
 def training_needs(wildcards):
@@ -101,7 +114,7 @@ def all_evaluations(wildcards):
 
 
 def split_artifacts(archive, split):
-    optimizer = configured(archive).settings["optimizer"]["name"]
+    optimizer = class_name(configured(archive).settings["optimizer"])
     folders = checkpoint_folders(archive, split)
     return [
         layout.run_zip(archive, split),
@@ -143,7 +156,7 @@ def predictions(wildcards):
     from armarium.steps import published_cases
 
     checkpoints.split_data.get(archive=archive)
-    cases = published_cases(archive)
+    cases = told(published_cases, archive)
     return [layout.eval_segmentation(archive, c) for c in cases] if len(cases) <= MOST_CASES_LISTED else []
 
 
@@ -152,7 +165,7 @@ def listed_predictions(archive):
     from armarium.manifest import read_manifest
 
     wanted = layout.eval_segmentation(archive, "*")
-    return [f for f in (f"{archive}/{name}" for name in read_manifest(archive).files) if fnmatch(f, wanted)]
+    return [f for f in (f"{archive}/{name}" for name in told(read_manifest, archive).files) if fnmatch(f, wanted)]
 
 
 def artifacts(wildcards):
@@ -189,10 +202,29 @@ def artifacts(wildcards):
     ]
 
 
+def configuration(wildcards):
+    """The configuration files that the manifest names; DATA_ROOT's is left out, moving data makes nothing again."""
+    archive, names = wildcards.archive, ("archive.json", *layout.MMAR_CONFIGS, "splits.json")
+    rewritten = configured(archive).rewritten if workflow.dryrun else []
+    files = [layout.mmar_config(archive, name) for name in names]
+    return [
+        stamp(archive, os.path.basename(f), f) if f in rewritten else f
+        for f in files
+        if f in rewritten or os.path.exists(f)
+    ]
+
+
+NOTICED = {}
+
+
 def missing_artifacts(wildcards):
-    """A reason to run where anything is lost: Snakemake leaves a lost input of a file that exists as it is."""
-    manifest = layout.manifest(wildcards.archive)
-    if not os.path.exists(manifest):
-        return []
-    lost = [f for f in [*artifacts(wildcards), *predictions(wildcards)] if not os.path.exists(f)]
-    return [stamp(wildcards.archive, "lost", manifest)] if lost else []
+    """A reason to run where anything is lost: Snakemake leaves a lost input of a file that exists as it is.
+
+    As first noticed: asked again after a checkpoint, when some of it is back, it is still a reason.
+    """
+    archive = wildcards.archive
+    manifest = layout.manifest(archive)
+    if archive not in NOTICED and os.path.exists(manifest):
+        missing = [f for f in [*artifacts(wildcards), *predictions(wildcards)] if not os.path.exists(f)]
+        NOTICED[archive] = [stamp(archive, "lost", manifest)] if missing else []
+    return NOTICED.get(archive, [])

@@ -4,7 +4,9 @@
 rule check_recipe:
     input:
         source("train"),
-        layout.dataset_json("{archive}"),
+        unless_kept(
+            [layout.architecture_log("{archive}"), layout.nn_summary("{archive}")], layout.dataset_json("{archive}")
+        ),
     output:
         layout.architecture_log("{archive}"),
         layout.nn_summary("{archive}"),
@@ -48,7 +50,7 @@ rule train_split:
 
 rule select_checkpoint:
     input:
-        layout.run_zip("{archive}", "{split}"),
+        of_known(layout.run_zip("{archive}", "{split}")),
     output:
         layout.checkpoint_pt(layout.checkpoint_kind_dir("{archive}", "{split}", "{kind}")),
     log:
@@ -61,7 +63,7 @@ rule select_checkpoint:
 
 rule select_tables:
     input:
-        layout.run_zip("{archive}", "{split}"),
+        of_known(layout.run_zip("{archive}", "{split}")),
     output:
         layout.checkpoint_tables(layout.checkpoint_kind_dir("{archive}", "{split}", "{kind}")),
     log:
@@ -74,7 +76,7 @@ rule select_tables:
 
 rule copy_logs:
     input:
-        layout.run_zip("{archive}", "{split}"),
+        of_known(layout.run_zip("{archive}", "{split}")),
     output:
         layout.split_logs("{archive}", "{split}"),
         layout.history_tables("{archive}", "{split}"),
@@ -88,7 +90,7 @@ rule copy_logs:
 
 rule copy_learning_rates:
     input:
-        layout.run_zip("{archive}", "{split}"),
+        of_known(layout.run_zip("{archive}", "{split}")),
     output:
         layout.learning_rates("{archive}", "{split}", "{optimizer}"),
     log:

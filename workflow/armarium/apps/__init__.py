@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .. import layout
+from ..calling import snakemake_command, working_directory
 from ..errors import UserError
-
-SNAKEFILE = "Snakefile"
+from ..files import read_text
 
 
 def _resolved(path: str) -> str:
@@ -40,39 +41,21 @@ def parser(program: str) -> argparse.ArgumentParser:
     return parsed
 
 
-def workflow_home() -> Path:
-    """The workflow: $ARMARIUM_HOME, else the checkout that this package lies in.
-
-    Raises
-    ------
-    UserError
-        If neither has a Snakefile.
-    """
-    given = os.environ.get("ARMARIUM_HOME")
-    home = Path(given) if given else Path(__file__).resolve().parents[3]
-    for snakefile in (home / SNAKEFILE, home / "workflow" / SNAKEFILE):
-        if snakefile.is_file():
-            return snakefile
-    raise UserError(f"no {SNAKEFILE} in {home}; set ARMARIUM_HOME to the folder of the workflow")
-
-
-def working_directory(archive: Path, here: Path) -> Path:
-    """Where the archive is built from, so that locks and records are shared.
-
-    ``here`` if the archive lies below it, else the nearest folder above that Snakemake has worked in,
-    else the archive's parent.
-    """
-    if here in archive.parents:
-        return here
-    return next((p for p in archive.parents if (p / ".snakemake").is_dir()), archive.parent)
-
-
 def changes_of(pairs: Sequence[str]) -> dict[str, str]:
     """``--set`` as a dict; values stay text, the workflow types them."""
     wrong = [p for p in pairs if "=" not in p]
     if wrong:
         raise UserError(f"--set: found {wrong[0]!r}, wanted NAME=VALUE")
     return dict(p.split("=", 1) for p in pairs)
+
+
+def _config_file(archive: Path, given: str) -> str:
+    """The configuration that an MMAR's command names, which must be one of the archive's own."""
+    wanted = [layout.mmar_config(str(archive), name) for name in layout.MMAR_CONFIGS]
+    if str(Path(archive, given).resolve()) not in wanted:
+        names = ", ".join(path.removeprefix(f"{archive}/") for path in wanted)
+        raise UserError(f"-c {given}: wanted one of the archive's own configurations: {names}")
+    return str(Path(archive, given).resolve())
 
 
 def make(arguments: argparse.Namespace, targets: Sequence[str]) -> None:
@@ -83,31 +66,17 @@ def make(arguments: argparse.Namespace, targets: Sequence[str]) -> None:
     archive = Path(arguments.mmar_root)
     directory = working_directory(archive, Path.cwd())
     changes = changes_of(arguments.set)
-    if changes.pop("print_conf", "False").lower() == "true":
-        print(Path(archive, arguments.config_file).read_text(), flush=True)
+    shown = changes.pop("print_conf", "False").lower() == "true"
+    text = read_text(_config_file(archive, arguments.config_file))
+    if shown:
+        print(text, flush=True)
     config = [f"data_root={Path(changes.pop('DATA_ROOT')).resolve()}"] if "DATA_ROOT" in changes else []
     config += [f"set={json.dumps(changes)}"] if changes else []
     relative = archive.relative_to(directory).as_posix()
     paths = [f"{relative}/{t.removeprefix(f'{arguments.mmar_root}/')}" for t in targets]
-    snakefile = workflow_home()
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(snakefile),
-        "--directory",
-        str(directory),
-    ]
-    command += ["--cores", arguments.cores, *_profile(snakefile)]
+    command = snakemake_command(directory, ["--cores", arguments.cores])
     command += ["--config", *config] if config else []
     os.execv(sys.executable, [*command, "--", *paths])
-
-
-def _profile(snakefile: Path) -> list[str]:
-    """The workflow's own profile, which Snakemake would look for in the working directory."""
-    folders = [p / "profiles" / "default" for p in snakefile.parents[:2]]
-    return next((["--workflow-profile", str(f)] for f in folders if f.is_dir()), [])
 
 
 def main(program) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .. import layout
-from ..configure import read_effective
+from ..contents import contents_of
 from ..errors import UserError
 from . import main, make, parser
 
@@ -17,15 +17,15 @@ def targets(archive: str, config: str) -> list[str]:
     split's tables beside its checkpoints. Inference: the evaluation that holds every prediction, and for
     classification its table.
     """
-    segmentation = read_effective(archive, "train")["task"] == "segmentation"
+    held = contents_of(archive)
+    segmentation = held.task == "segmentation"
     if config == "config_validation.json":
         return [layout.eval_metrics_csv(archive), *(layout.eval_dice_tables(archive) if segmentation else [])]
     if config == "config_validation_ckpt.json":
-        split = read_effective(archive, "publish")["publish"]
-        folders = [layout.checkpoint_dir(archive, split, c) for c in read_effective(archive, "evaluate")["checkpoints"]]
+        folders = [layout.checkpoint_dir(archive, held.publish, c) for c in held.checkpoints]
         return [table for folder in folders for table in layout.checkpoint_tables(folder)]
     if config == "config_inference.json":
-        if not read_effective(archive, "evaluate")["predictions"]:
+        if not held.predictions:
             raise UserError(f"{layout.archive_json(archive)}: predictions is false; set it to true to have predictions")
         return _segmentations(archive) if segmentation else [layout.eval_probabilities(archive)]
     raise UserError(f"-c {config}: wanted config_validation.json, config_validation_ckpt.json or config_inference.json")

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from .. import layout
-from ..configure import read_effective, split_numbers
+from ..contents import contents_of
 from . import main, make, parser
 
 
 def targets(archive: str, train_stats: bool) -> list[str]:
     """What a training leaves."""
-    chosen = read_effective(archive, "evaluate")["checkpoints"]
-    found = [
-        layout.checkpoint_pt(layout.checkpoint_dir(archive, k, c))
-        for k in split_numbers(read_effective(archive, "split"))
-        for c in chosen
-    ]
+    held = contents_of(archive)
+    found = [layout.checkpoint_pt(layout.checkpoint_dir(archive, k, c)) for k in held.splits for c in held.checkpoints]
     found += [
         layout.published_model(archive),
         layout.published_final(archive),

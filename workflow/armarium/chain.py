@@ -1,0 +1,215 @@
+"""The chain of products: what made each file from what, and whether that still holds.
+
+Asked are the steps' records, what costly products say of themselves, and the zip files that others are taken
+from. No torch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+from . import layout
+from .adoption import is_fingerprinted
+from .configure import DEPENDS_ON, fingerprint_on_disk, published_checkpoint
+from .errors import UserError
+from .files import read_json
+from .findings import Finding
+from .provenance import DATA, OUTSIDE
+from .run import epoch_of, member_of_checkpoint, run_identity, run_info
+from .scan import Scan
+from .zips import opened
+
+NOT_UNDERSTOOD = (UserError, KeyError, TypeError, ValueError, AttributeError, IndexError)
+"""What reading a file of an unexpected form raises."""
+
+
+@dataclass
+class Evidence:
+    """An archive as it lies.
+
+    Attributes
+    ----------
+    archive:
+        Its folder.
+    found:
+        What lies there.
+    steps:
+        The records of steps that can be trusted.
+    expected:
+        SHA-256 by path: of the bytes found or, where those are spoilt, of those that belong there.
+    spoilt:
+        Files whose bytes are not what they should be; nothing is concluded from them.
+    """
+
+    archive: str
+    found: Scan
+    steps: list[dict[str, Any]]
+    expected: dict[str, str]
+    spoilt: set[str]
+
+    def inside(self, path: str) -> str:
+        return os.path.relpath(path, self.archive)
+
+    def sound(self, path: str) -> bool:
+        """Whether a file, by its full path, is there with the bytes that belong there."""
+        name = self.inside(path)
+        return name in self.found.files and name not in self.spoilt
+
+    def json(self, path: str) -> Any:
+        """A JSON file of the archive, by its full path.
+
+        Raises
+        ------
+        UserError
+            If it is not there with the bytes that belong there, or cannot be understood.
+        """
+        if not self.sound(path):
+            raise UserError(f"{path}: missing or damaged")
+        return read_json(path)
+
+    def held_by(self, path: str) -> dict:
+        """What a product says of itself; nothing where that cannot be understood."""
+        try:
+            held = run_info(path) if self.sound(path) and path.endswith(".zip") else self.json(path)
+        except (*NOT_UNDERSTOOD, OSError):
+            return {}
+        return held if isinstance(held, dict) else {}
+
+    def current(self, step: dict) -> list[str]:
+        """The files that a step made and that are still there as it made them."""
+        return [path for path, facts in step["outputs"].items() if self.expected.get(path) == facts["sha256"]]
+
+    def splits(self) -> list[int]:
+        """The splits that lie in the archive."""
+        pattern = re.compile(re.escape(layout.split_dir("", "")[1:]) + r"(0|[1-9][0-9]*)/")
+        return sorted({int(match[1]) for match in map(pattern.match, self.found.files) if match})
+
+
+# ---- what each step read
+
+
+def older_inputs(evidence: Evidence) -> Iterator[Finding]:
+    """Products made from another version of an input than the one that is there."""
+    for step in evidence.steps:
+        made, read = evidence.current(step), step["inputs"].items()
+        others = [p for p, f in read if not p.startswith((DATA, OUTSIDE)) and evidence.expected.get(p) != f["sha256"]]
+        if others:
+            note = f"from {', '.join(others[:3])}{' and others' if len(others) > 3 else ''}"
+            for path in made:
+                yield Finding("earlier copy" if is_fingerprinted("", path) else "older input", path, note)
+
+
+# ---- what products say of themselves
+
+
+def other_origins(evidence: Evidence) -> Iterator[Finding]:
+    """Products of another configuration, and those of another training than the one that is there."""
+    archive = evidence.archive
+    evaluate, publish = (layout.effective(archive, part) for part in ("evaluate", "publish"))
+    if not (evidence.sound(evaluate) and evidence.sound(publish)):
+        return
+    try:
+        groups, published = list(evidence.json(evaluate)["groups"]), evidence.json(publish)["publish"]
+    except NOT_UNDERSTOOD as error:
+        yield Finding("configuration", evidence.inside(evaluate), f"{type(error).__name__}: {error}")
+        return
+    yield from _origin(evidence, layout.splits_json(archive), "splits")
+    for k in evidence.splits():
+        run = layout.run_zip(archive, k)
+        yield from _origin(evidence, run, "training", k)
+        yield from _origin(evidence, layout.exports_zip(archive, k), "export", k, run=run)
+        yield from _tested(evidence, k, groups)
+    run = layout.run_zip(archive, published)
+    yield from _origin(evidence, layout.eval_zip(archive), "published evaluation", run=run)
+
+
+def _tested(evidence: Evidence, split: int, groups: list[str]) -> Iterator[Finding]:
+    """Tests of a split, also on groups that the configuration no longer has."""
+    run = layout.run_zip(evidence.archive, split)
+    before, after = layout.evaluation_zip("", "*", split)[1:].split("*")
+    for name in evidence.found.files:
+        group = name.removeprefix(before).removesuffix(after)
+        if name != f"{before}{group}{after}":
+            continue
+        path = layout.evaluation_zip(evidence.archive, group, split)
+        if group in groups:
+            yield from _origin(evidence, path, "evaluation", group, split, run=run)
+        elif evidence.sound(path):
+            yield Finding("other configuration", name, f"which has no group {group}")
+
+
+def _origin(
+    evidence: Evidence, path: str, product: str, *which: str | int, run: str | None = None
+) -> Iterator[Finding]:
+    parts = [layout.effective(evidence.archive, part) for part in DEPENDS_ON[product]]
+    if not evidence.sound(path) or not all(map(evidence.sound, parts)):
+        return
+    name, held = evidence.inside(path), evidence.held_by(path)
+    try:
+        wanted = fingerprint_on_disk(evidence.archive, product, *which)
+    except NOT_UNDERSTOOD as error:
+        yield Finding("configuration", name, f"{type(error).__name__}: {error}")
+        return
+    if held.get("fingerprint") != wanted:
+        yield Finding("other configuration", name, "" if held else "it does not say which")
+    elif run and evidence.sound(run) and held.get("run") != run_identity(evidence.held_by(run)):
+        yield Finding("other run", name, f"not from {evidence.inside(run)}")
+
+
+# ---- what was taken out of zip files
+
+
+def is_copy(path: str) -> bool:
+    """Whether a file is one whose CRC-32 is compared with a zip file's."""
+    return path.endswith((".pt", ".ts", ".gz"))
+
+
+def other_sources(evidence: Evidence) -> Iterator[Finding]:
+    """Weights, TorchScript and predictions that differ from those in the zip file they were taken from."""
+    for source, taken in _taken_from(evidence).items():
+        if not evidence.sound(source):
+            continue
+        try:
+            with opened(source) as members:
+                held = {info.filename: (info.file_size, info.CRC) for info in members.infolist()}
+        except (UserError, OSError):
+            continue  # a product that does not say what decided it, told as such
+        for target, member in taken.items():
+            name = evidence.inside(target)
+            if evidence.sound(target) and member in held:
+                there = evidence.found.files[name]
+                if (there.size, there.crc32) != held[member]:
+                    yield Finding("other source", name, f"not {member} of {evidence.inside(source)}")
+
+
+def _taken_from(evidence: Evidence) -> dict[str, dict[str, str]]:
+    """Targets and the members that they are, by zip file."""
+    archive, taken = evidence.archive, defaultdict(dict)
+    try:
+        chosen = [str(name) for name in evidence.json(layout.effective(archive, "evaluate"))["checkpoints"]]
+        published = published_checkpoint(evidence.json(layout.effective(archive, "train")))
+        publish = evidence.json(layout.effective(archive, "publish"))["publish"]
+    except NOT_UNDERSTOOD:
+        return {}
+    for k in evidence.splits():
+        run, exports = layout.run_zip(archive, k), layout.exports_zip(archive, k)
+        info = evidence.held_by(run)
+        for checkpoint in chosen:
+            folder = layout.checkpoint_dir(archive, k, checkpoint)
+            taken[exports][layout.checkpoint_ts(folder)] = f"{checkpoint}.ts"
+            try:
+                taken[run][layout.checkpoint_pt(folder)] = member_of_checkpoint(epoch_of(info, checkpoint))
+            except NOT_UNDERSTOOD:
+                continue
+    taken[layout.exports_zip(archive, publish)][layout.published_ts(archive)] = f"{published}.ts"
+    for name in evidence.found.files:
+        if fnmatch(f"/{name}", layout.eval_segmentation("", "*")):
+            case = os.path.basename(os.path.dirname(name))
+            taken[layout.eval_zip(archive)][f"{archive}/{name}"] = f"predictions/{case}.nii.gz"
+    return taken

@@ -1,0 +1,69 @@
+"""What an archive's effective configuration says that it holds: splits, checkpoints, test groups. No torch.
+
+Asked by programs that run before planning, so of an archive that nobody has looked at yet: names become parts
+of paths, and are taken only if they are names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from . import layout
+from .boundary import check_boundary
+from .configure import read_effective, split_numbers
+from .errors import UserError
+from .naming import CHECKPOINT, GROUP
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a complete archive has.
+
+    Attributes
+    ----------
+    task:
+        segmentation or classification.
+    splits, publish:
+        The splits' numbers, and that of the published one.
+    checkpoints, groups:
+        Selected checkpoints, best first, and test groups.
+    predictions:
+        Whether predictions are kept.
+    """
+
+    task: str
+    splits: list[int]
+    publish: int
+    checkpoints: list[str]
+    groups: list[str]
+    predictions: bool
+
+
+def contents_of(archive: str) -> Contents:
+    """Read an archive's contents.
+
+    Raises
+    ------
+    UserError
+        If the archive was never planned, or its effective configuration is not as planning writes it.
+    """
+    check_boundary(archive)
+    train, split, evaluate, publish = (read_effective(archive, p) for p in ("train", "split", "evaluate", "publish"))
+    try:
+        found = Contents(
+            str(train["task"]),
+            split_numbers(split),
+            publish["publish"],
+            list(evaluate["checkpoints"]),
+            list(evaluate["groups"]),
+            bool(evaluate["predictions"]),
+        )
+        named = all(map(CHECKPOINT.fullmatch, found.checkpoints)) and all(map(GROUP.fullmatch, found.groups))
+        if named and found.checkpoints and found.publish in found.splits:
+            return found
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError):
+        pass
+    raise UserError(
+        f"{layout.effective(archive, 'evaluate')} and those beside it: not as planning writes them; "
+        f"ask Snakemake for any file of the archive, which writes them anew"
+    )
