@@ -65,8 +65,10 @@ def jobs_for(lost: Iterable[str]) -> set[tuple[str, tuple[str, ...]]]:
     return {(rule, tuple(made)) for rule, made in map(row_of, lost)}
 
 
-def fewest(lost: Iterable[str], names: Iterable[str], published: str = "0") -> Counter[str]:
+def fewest(lost: list[str], names: Iterable[str], published: str = "0") -> Counter[str]:
     """The jobs by rule that a plain call runs after a loss; ``names`` is all that the archive declares."""
+    if not lost:
+        return Counter()
     trained = {match[1] for match in map(RUN.fullmatch, lost) if match}
     again = {job for job in jobs_for(names) if job[0] in cut_from_a_run() and is_cut_from(job, trained, published)}
     return Counter(rule for rule, _ in {*jobs_for(lost), *again, *jobs_for([MANIFEST])})
@@ -180,8 +182,8 @@ def prove_loss(project: WarmProject, lost: Iterable[str], reference: dict[str, b
 
 def prove_rebuilt(
     project: WarmProject, lost: Iterable[str], reference: dict[str, bytes], figures, *target: str
-) -> None:
-    """The same, but for what the manifest says, in which lost records are missing."""
+) -> dict[str, int]:
+    """The same, but for the plan, and for what the manifest says, in which lost records are missing; what ran."""
     lost = list(lost)
     wanted = fewest(lost, [name for name in reference if not SOURCES.fullmatch(name)])
     ran = project.ran(*target)
@@ -213,18 +215,21 @@ def delete_folder(project: Project, folder: str) -> list[str]:
 
 
 def test_random_sets_come_back_with_the_rule_of_each_file_and_no_other(built, shared, figures):
-    prove_random_sets(shared, files(built.archive), range(3), figures)
+    prove_random_sets(shared, files(built.archive), range(2), figures)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_many_random_sets_come_back(built, shared, figures):
-    prove_random_sets(shared, files(built.archive), range(3, 60), figures)
+    prove_random_sets(shared, files(built.archive), range(2, 60), figures)
 
 
 CHAIN = [
-    *("data/cases.tsv", "data/splits.json", "test/group-holdout/data.tsv", "training/split-0/exports.zip"),
-    *("models/model.ts", "test/evaluations/holdout_split-0.zip"),
+    "data/cases.tsv",
+    "data/splits.json",
+    "test/group-holdout/data.tsv",
+    "training/split-0/exports.zip",
+    "models/model.ts",
 ]
 """Files that others are made from, of which some are lost as well."""
 

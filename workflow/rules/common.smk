@@ -46,7 +46,7 @@ def told(function, *args):
 try:
     getpass.getuser()
 except (KeyError, OSError):  # as in many a container; Snakemake and MONAI stop at it
-    os.environ["USER"] = str(os.getuid())
+    os.environ.setdefault("USER", str(os.getuid()))
 
 if config:
     # Without a configuration file the command line speaks of archives that merely lie on disk.
