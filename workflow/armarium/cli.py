@@ -340,6 +340,7 @@ def main() -> None:
         if words is None:
             raise
         print(f"armarium: {words}", file=sys.stderr)
+        sys.unraisablehook = lambda _: None  # what falls over in its wake, such as a loader's half-made workers
         sys.exit(1)
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import resource
+import traceback
 from pathlib import Path
 
 from .errors import UserError
@@ -35,7 +36,7 @@ def in_words(error: BaseException) -> str | None:
     """An error that is the user's or the machine's, in one line; None for any other, which is a bug."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, RuntimeError) and _SHARED_MEMORY.search(str(error)):
+    if _is_shared_memory(error):
         return (
             "shared memory (/dev/shm) is full, through which a loader's worker hands over cases; "
             f"set num_workers to 0, or enlarge it (docker run --shm-size){_AGAIN}"
@@ -53,6 +54,14 @@ def is_no_memory(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM
     known = isinstance(error, RuntimeError | ImportError) and _NO_MEMORY.search(str(error))
     return bool(known) or isinstance(error, MemoryError)
+
+
+def _is_shared_memory(error: BaseException) -> bool:
+    """Whether what processes share was refused; of a semaphore the error names no file."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        raised_in = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        return "multiprocessing" in Path(raised_in[-1] if raised_in else "").parts
+    return isinstance(error, RuntimeError) and bool(_SHARED_MEMORY.search(str(error)))
 
 
 def _about_a_file(error: OSError) -> str:

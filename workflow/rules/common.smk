@@ -123,7 +123,13 @@ def hold_last_versions(jobs):
         archive = job.wildcards_dict.get("archive")
         for product in map(str, job.output if archive else []):
             if hold(archive, product):
-                atexit.register(settle, archive, product)
+                atexit.register(in_folder, os.getcwd(), settle, archive, product)
+
+
+def in_folder(folder, function, *args):
+    """As now, also when Snakemake has left the folder of --directory."""
+    os.chdir(folder)
+    function(*args)
 
 
 def settle_what_is_left(archive):
