@@ -81,6 +81,22 @@ def kill_once(project: Project, running: subprocess.Popen, stage: str, draw: ran
     return kill
 
 
+def went_on(running: subprocess.Popen) -> bool:
+    """Whether a build is still at work some time after a kill."""
+    try:
+        running.wait(8)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def kill_group(running: subprocess.Popen, stage: str) -> Kill:
+    """Kill all of a build, at whatever it has come to after ``stage``."""
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    return Kill(f"what follows {stage}", "group", signal.SIGKILL, False)
+
+
 def _until(project: Project, running: subprocess.Popen, wanted: int) -> tuple[str, int] | None:
     """The stage, and the process of its job, once one that is not before ``wanted`` is at work."""
     journal = project.archive / "training/split-0/tmp/journal.tsv"

@@ -26,10 +26,10 @@ _NO_MEMORY = re.compile(
 )
 _WANTED = re.compile(r"(?:tried|unable) to allocate ([\d.]+ ?[a-z]+)", re.I)
 
-LOADED = 1 << 30
-"""Address space in bytes that torch, MONAI and SciPy take when they are loaded (measured: 1.0 GB with torch for CPU)."""
-LOADED_PER_CPU = 96 << 20
-"""The same for each processor: two libraries reserve 32 MiB for every thread that they might start."""
+LOADED = 960 << 20
+"""Address space in bytes that torch, MONAI and SciPy take when they are loaded, at least (measured: torch for CPU)."""
+LOADED_PER_CPU = 48 << 20
+"""The same for each processor: NumPy's and SciPy's algebra each reserve 32 MiB and a stack for every thread of theirs."""
 
 
 def in_words(error: BaseException) -> str | None:
@@ -88,7 +88,8 @@ def require_address_space() -> None:
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY:
         return
-    for library, needed in (("torch", LOADED), ("scipy", LOADED_PER_CPU * (os.cpu_count() or 1))):
+    threads = LOADED_PER_CPU * len(os.sched_getaffinity(0))
+    for library, needed in (("torch", LOADED + threads), ("scipy", 2 * threads)):
         left = limit - _address_space()
         if left < needed:
             raise UserError(
