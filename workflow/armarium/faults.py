@@ -18,7 +18,7 @@ REFUSED = {
     errno.EROFS: "read-only file system; mount it writable, or work in another folder",
     errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
 }
-_AGAIN = "; then run the same command again: nothing is half-written, and what is not remade is as it was"
+_AGAIN = "; then run the same command again: nothing is half-written, and nothing that was there is lost"
 _SHARED_MEMORY = re.compile(r"shared memory|</torch_|Bus error", re.I)
 _NO_MEMORY = re.compile(
     r"(can't|cannot) allocate memory|bad_alloc|out of memory|failed to map segment|can't start new thread|could not create a (primitive|memory)(?! desc)",
