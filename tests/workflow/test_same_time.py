@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from armarium.run import SAVED, epochs_noted
 
 from .conftest import Project, micro_config, zip_hashes
 
@@ -67,9 +68,9 @@ def armarium(project: Project, *arguments: str) -> list[str]:
 
 
 def until_training(project: Project, split: int = 0) -> None:
-    journal = project.archive / f"training/split-{split}/tmp/journal.tsv"
+    """Wait until a training has saved its first epoch."""
     for _ in range(600):
-        if journal.is_file():
+        if epochs_noted(project.archive / f"training/split-{split}/tmp", SAVED):
             return
         time.sleep(0.05)
     raise AssertionError("no training started")

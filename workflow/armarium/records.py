@@ -15,7 +15,7 @@ from .files import json_text
 from .history import Progress, peak_memory_mib
 from .maps import computational_json
 from .progress import event_scalars, mean_loss
-from .run import INFO, journal, saved
+from .run import INFO, TRAINED, epochs_noted, saved
 from .tables import tsv
 from .training import SplitTraining
 
@@ -111,7 +111,7 @@ def timing_members(training: SplitTraining) -> dict[str, bytes | str]:
     """What a clock or a machine's load decides: may differ when the run is made again."""
     rows = [dict(zip(TIMING, row, strict=True)) for row in training.progress.timing]
     seconds = sum(r["train_seconds"] for r in rows)
-    trained = journal(training.workspace.folder)
+    trained = epochs_noted(training.workspace.folder, TRAINED)
     stats = {
         "epochs": training.progress.epoch,
         "steps": len(training.progress.losses),

@@ -29,6 +29,8 @@ from .zips import copy_member, damaged, member_bytes, opened, zip_bytes, zip_mem
 
 INFO = "run.json"
 JOURNAL = "journal.tsv"
+TRAINED, SAVED = "trained", "saved"
+"""What the journal notes of an epoch."""
 
 
 def member_of_checkpoint(epoch: int) -> str:
@@ -128,12 +130,15 @@ def only_trainer(archive: str, split: str) -> Iterator[None]:
         yield
 
 
-def journal(folder: str | os.PathLike) -> list[int]:
-    """Every epoch that was trained for the present configuration, in order; those trained again occur again."""
+def epochs_noted(folder: str | os.PathLike, what: str) -> list[int]:
+    """Every epoch that the journal says was ``TRAINED`` or ``SAVED`` for the present configuration, in order.
+
+    An epoch that was trained again occurs again.
+    """
     path = Path(folder, JOURNAL)
     lines = [line.split("\t") for line in read_text(path).splitlines()] if path.is_file() else []
     # A kill may have cut the last line short.
-    return [int(line[-1]) for line in lines if line[0] == lines[-1][0] and line[-1].isdecimal()]
+    return [int(line[2]) for line in lines if line[:2] == [lines[-1][0], what] and line[-1].isdecimal()]
 
 
 class Workspace:
@@ -192,10 +197,10 @@ class Workspace:
         self.state_file.unlink(missing_ok=True)
         self.done.unlink(missing_ok=True)
 
-    def note_epoch(self, epoch: int) -> None:
-        """Add an epoch that was just trained to the journal."""
+    def note_epoch(self, epoch: int, what: str) -> None:
+        """Add an epoch that was just ``TRAINED`` or ``SAVED`` to the journal."""
         with refusals_of(self.folder / JOURNAL), open(self.folder / JOURNAL, "a") as file:
-            file.write(f"{self.fingerprint}\t{epoch}\n")
+            file.write(f"{self.fingerprint}\t{what}\t{epoch}\n")
 
     def keep_checkpoint(self, epoch: int, weights: dict) -> None:
         """Keep the weights of an epoch that may be selected."""

@@ -14,7 +14,7 @@ from . import layout
 from .calling import snakemake_command, working_directory
 from .errors import UserError
 from .manifest import archive_files
-from .run import journal
+from .run import SAVED, epochs_noted
 from .running import Process, at_work
 
 SHOWN = 15
@@ -36,7 +36,7 @@ class Status:
     jobs:
         How many jobs of each rule would run, in the order of the plan.
     trains:
-        The splits that would be trained, and how many epochs of each an interrupted training left.
+        The splits that would be trained, and the last epoch of each that an interrupted training saved.
     at_work:
         Snakemakes and jobs that are at work in the working directory now.
     """
@@ -127,6 +127,6 @@ def _summary(directory: Path, relative: str, options: Sequence[str]) -> list[dic
 
 
 def _epochs_behind(folder: str, runs: list[str]) -> dict[str, int]:
-    """The epochs that each split to be trained has behind it already."""
+    """The epoch after which each split to be trained would go on."""
     splits = sorted(int(Path(run).parent.name.partition("-")[2]) for run in runs)
-    return {str(k): len(set(journal(layout.tmp_dir(folder, k)))) for k in splits}
+    return {str(k): max(epochs_noted(layout.tmp_dir(folder, k), SAVED), default=0) for k in splits}

@@ -26,7 +26,7 @@ from .evaluation import CaseScorer, Evaluation
 from .history import CollectedWarnings, Progress, better, peak_memory_mib
 from .network import build_network
 from .progress import EpochProgress
-from .run import Workspace
+from .run import SAVED, TRAINED, Workspace
 from .transforms import as_batch, build_transforms, components_at_work, split_at_first_random
 
 LONG_RECORDS = ("losses", "rates")
@@ -145,6 +145,7 @@ class SplitTraining:
         state = {name: part.state_dict() for name, part in self._stateful().items()}
         long = {k: torch.tensor(getattr(self.progress, k), dtype=torch.float64) for k in LONG_RECORDS}
         self.workspace.save_state({**state, "progress": {**vars(self.progress), **long}})
+        self.workspace.note_epoch(self.progress.epoch, SAVED)
 
     # ---- one step, one epoch
 
@@ -212,7 +213,7 @@ class SplitTraining:
     def _end_epoch(self, engine) -> None:
         epoch = self.progress.epoch = engine.state.epoch
         trained = time.perf_counter() - self.epoch_started
-        self.workspace.note_epoch(epoch)
+        self.workspace.note_epoch(epoch, TRAINED)
         if self.settings["lr_epoch_level"]:
             self._step_schedule()
         validated = self._validated(epoch)
