@@ -58,6 +58,11 @@ def _problem(entry: os.DirEntry, root: str) -> str | None:
         if error.errno == errno.ELOOP:
             return "a link that leads to itself; delete it"
         target = os.path.realpath(entry.path)
-    if target != root and not target.startswith(f"{root}{os.sep}"):
+    if not is_inside(target, root):
         return f"a link that leaves the archive, to {target}; put a copy of the file in its place, or delete it"
     return None
+
+
+def is_inside(target: str, root: str) -> bool:
+    """Whether a path lies in a folder or is it; both without links."""
+    return target == root or target.startswith(f"{root}{os.sep}")

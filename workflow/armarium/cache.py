@@ -69,10 +69,7 @@ class PreparedCases:
             if label is not None:
                 item["label"] = self._file(label) if isinstance(label, str) else label
             item = apply_all(self.transforms, item, f"case {case['case']}")
-        image = item["image"]
-        prepared = {"image": torch.as_tensor(image).as_subclass(torch.Tensor).contiguous()}
-        if isinstance(image, MetaTensor):
-            prepared |= {"trace": trace_of(image), "affine": image.affine.as_subclass(torch.Tensor)}
+        prepared = prepared_image(item["image"])
         if isinstance(item.get("label"), torch.Tensor):
             prepared["label"] = _compact(item["label"].as_subclass(torch.Tensor))
         elif "label" in item:
@@ -118,6 +115,14 @@ class PreparedCases:
             done = pool.map(self.get, missing)
             for _ in tqdm(done, total=len(missing), desc="preparing cases", disable=None, unit="case"):
                 pass
+
+
+def prepared_image(image: torch.Tensor) -> dict:
+    """An image after its transforms, with what it takes to go back to the file's grid."""
+    prepared = {"image": torch.as_tensor(image).as_subclass(torch.Tensor).contiguous()}
+    if isinstance(image, MetaTensor):
+        prepared |= {"trace": trace_of(image), "affine": image.affine.as_subclass(torch.Tensor)}
+    return prepared
 
 
 def checked_files(case: dict) -> dict[str, str]:

@@ -220,9 +220,7 @@ class CaseScorer:
         self.inferer = build("inferer", validate["inferer"], allow)
         self.loss = build("loss", settings["loss"], allow).to(device)
         self.invert = GridInverter(self.prepared.transforms)
-        post = [c for c in validate["post_transforms"] if c.get("name") not in POST_OURS]
-        discrete = next((i for i, c in enumerate(post) if c.get("name") == "AsDiscreted"), len(post))
-        self.post = build_transforms(post[:discrete], allow), build_transforms(post[discrete:], allow)
+        self.post = build_post_transforms(validate, allow)
         self.scores = [Score(m, allow) for m in validate["metrics"]]
         self.metrics = ["loss", *(s.label for s in self.scores)]
 
@@ -264,8 +262,7 @@ class CaseScorer:
         image = item["image"][None].to(self.device, torch.float32)
         on = f"case {case['case']}: network or loss on an image {list(image.shape)}"
         with torch.no_grad(), components_at_work(on):
-            output = self.inferer(image, network)
-            output = output[0] if isinstance(output, (list, tuple)) else output
+            output = inferred(self.inferer, image, network)
             loss = float(self.loss(output, item["label"][None].to(self.device)))
         prediction, label, index, spacing = self._on_file_grid(output[0], item, case)
         row = {c: case[c] for c in IDS} | {"loss": loss}
@@ -287,7 +284,7 @@ class CaseScorer:
     def _kept_form(self, prediction: torch.Tensor) -> numpy.ndarray:
         if self.task == "classification":
             return prediction.cpu().double().numpy()
-        return prediction.argmax(0).to(torch.uint8).cpu().numpy()
+        return class_numbers(prediction)
 
     def _on_file_grid(self, output: torch.Tensor, item: dict, case: dict):
         """The prediction and the label as ``[classes, *file grid]``, the label's class numbers, and the voxel size."""
@@ -299,18 +296,47 @@ class CaseScorer:
         pred = apply_all(self.post[0], {"pred": output}, where)["pred"]
         pred = self.invert(pred, item.get("trace", []), item.get("affine"))
         index, spacing = self.labels.get(case)
-        if [n for n in pred.shape[1:] if n > 1] != [n for n in index.shape if n > 1]:
-            raise UserError(
-                f"{where}: the prediction's grid {list(pred.shape[1:])} is not the label file's {list(index.shape)}; a spatial transform of the recipe cannot be undone"
-            )
-        pred = pred.reshape(pred.shape[0], *index.shape)
+        pred = on_grid(pred, index.shape, where, "label file")
         index = index.to(self.device)
         done = apply_all(self.post[1], {"pred": pred, "label": index[None]}, where)
-        pred, label = (_as_one_hot(done[k], classes) for k in ("pred", "label"))
+        pred, label = (as_one_hot(done[k], classes) for k in ("pred", "label"))
         return pred, label, index, spacing
 
 
-def _as_one_hot(value: torch.Tensor, classes: int) -> torch.Tensor:
+def build_post_transforms(validate: dict, allow: Sequence[str]) -> tuple[list, list]:
+    """The post-transforms before and after the prediction goes back to its file's grid."""
+    post = [c for c in validate["post_transforms"] if c.get("name") not in POST_OURS]
+    discrete = next((i for i, c in enumerate(post) if c.get("name") == "AsDiscreted"), len(post))
+    return build_transforms(post[:discrete], allow), build_transforms(post[discrete:], allow)
+
+
+def inferred(inferer, image: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
+    """The network's output, the first where it has several."""
+    output = inferer(image, network)
+    return output[0] if isinstance(output, (list, tuple)) else output
+
+
+def on_grid(pred: torch.Tensor, grid: Sequence[int], where: str, whose: str) -> torch.Tensor:
+    """``[channels, *grid]``: a prediction that went back, with the axes of length 1 that its file has.
+
+    Raises
+    ------
+    UserError
+        If it did not get back to that grid.
+    """
+    if [n for n in pred.shape[1:] if n > 1] != [n for n in grid if n > 1]:
+        raise UserError(
+            f"{where}: the prediction's grid {list(pred.shape[1:])} is not the {whose}'s {list(grid)}; a spatial transform of the recipe cannot be undone"
+        )
+    return pred.reshape(pred.shape[0], *grid)
+
+
+def class_numbers(prediction: torch.Tensor) -> numpy.ndarray:
+    """uint8 ``[*grid]`` from ``[classes, *grid]``, one-hot or probabilities."""
+    return prediction.argmax(0).to(torch.uint8).cpu().numpy()
+
+
+def as_one_hot(value: torch.Tensor, classes: int) -> torch.Tensor:
     """``[classes, *grid]`` from class numbers ``[1, *grid]``; what has several channels stays."""
     if value.shape[0] > 1 or classes == 1:
         return value

@@ -88,12 +88,20 @@ def data_folder_files(folder: str) -> list[str]:
     return [f"{folder}/data.tsv", f"{folder}/dataset.json", f"{folder}/dataloader.json"]
 
 
+def side_dir(a: str, side: str, split: str | int) -> str:
+    return f"{a}/training/data/{side}/split-{split}"
+
+
 def side_data(a: str, side: str, split: str | int) -> list[str]:
-    return data_folder_files(f"{a}/training/data/{side}/split-{split}")
+    return data_folder_files(side_dir(a, side, split))
+
+
+def group_dir(a: str, group: str) -> str:
+    return f"{a}/test/group-{group}"
 
 
 def group_data(a: str, group: str) -> list[str]:
-    return data_folder_files(f"{a}/test/group-{group}")
+    return data_folder_files(group_dir(a, group))
 
 
 # ---- MAPS, archive level
@@ -165,24 +173,41 @@ def held_version(a: str, path: str) -> str:
     return f"{a}/.held/{path.removeprefix(f'{a}/')}"
 
 
+def split_files(a: str, split: str | int) -> list[str]:
+    return [f"{split_dir(a, split)}/{name}" for name in ("computational.json", "summary.log", "warning.log")]
+
+
+def logs_dir(a: str, split: str | int) -> str:
+    return f"{split_dir(a, split)}/logs"
+
+
+def log_tables(a: str, split: str | int) -> list[str]:
+    return [f"{logs_dir(a, split)}/{name}" for name in ("training_loss.tsv", "computational.tsv")]
+
+
 def split_logs(a: str, split: str | int) -> list[str]:
-    base = split_dir(a, split)
-    names = (
-        "computational.json",
-        "summary.log",
-        "warning.log",
-        "logs/training_loss.tsv",
-        "logs/computational.tsv",
-    )
-    return [f"{base}/{name}" for name in names]
+    return [*split_files(a, split), *log_tables(a, split)]
+
+
+def learning_rates_dir(a: str, split: str | int) -> str:
+    return f"{logs_dir(a, split)}/learning_rates"
 
 
 def learning_rates(a: str, split: str | int, optimizer: str) -> str:
-    return f"{split_dir(a, split)}/logs/learning_rates/{optimizer}.tsv"
+    return f"{learning_rates_dir(a, split)}/{optimizer}.tsv"
+
+
+def metric_tables(folder: str) -> list[str]:
+    return [f"{folder}/{t}" for t in METRIC_TABLES]
+
+
+def validation_metrics(folder: str) -> str:
+    """Of a split or a checkpoint: the folder of its validation tables."""
+    return f"{folder}/validation_metrics"
 
 
 def history_tables(a: str, split: str | int) -> list[str]:
-    return [f"{split_dir(a, split)}/validation_metrics/{t}" for t in METRIC_TABLES]
+    return metric_tables(validation_metrics(split_dir(a, split)))
 
 
 # ---- checkpoints: "best-<metric>", "epoch-<n>" or "final"
@@ -201,7 +226,12 @@ def checkpoint_kind(checkpoint: str) -> str:
 
 def checkpoint_kind_dir(a: str, split: str | int, kind: str) -> str:
     """The same by the folder's own name below ``models/``, as rules match it."""
-    return f"{split_dir(a, split)}/models/{kind}"
+    return f"{models_dir(a, split)}/{kind}"
+
+
+def models_dir(a: str, split: str | int) -> str:
+    """The folder of a split's checkpoints."""
+    return f"{split_dir(a, split)}/models"
 
 
 def checkpoint_pt(folder: str) -> str:
@@ -213,7 +243,7 @@ def checkpoint_ts(folder: str) -> str:
 
 
 def checkpoint_tables(folder: str) -> list[str]:
-    return [f"{folder}/validation_metrics/{t}" for t in METRIC_TABLES]
+    return metric_tables(validation_metrics(folder))
 
 
 def exports_zip(a: str, split: str | int) -> str:
@@ -230,11 +260,24 @@ def evaluation_zip(a: str, group: str, split: str | int) -> str:
 
 
 def result_dir(a: str, group: str, split: str | int, checkpoint: str) -> str:
-    return f"{a}/test/group-{group}/results/split-{split}/{checkpoint}"
+    return group_result_dir(group_dir(a, group), split, checkpoint)
+
+
+def group_result_dir(group: str, split: str | int, checkpoint: str) -> str:
+    """The same by the group's folder."""
+    return f"{group_results_dir(group)}/split-{split}/{checkpoint}"
+
+
+def group_results_dir(group: str) -> str:
+    return f"{group}/results"
+
+
+def result_metrics(folder: str) -> str:
+    return f"{folder}/metrics"
 
 
 def result_tables(folder: str) -> list[str]:
-    return [f"{folder}/metrics/{t}" for t in METRIC_TABLES]
+    return metric_tables(result_metrics(folder))
 
 
 def result_computational(folder: str) -> str:
@@ -277,12 +320,49 @@ def eval_dice_tables(a: str) -> list[str]:
     return [f"{a}/eval/val_mean_dice_raw.csv", f"{a}/eval/val_mean_dice_summary.csv"]
 
 
+def eval_case_dir(a: str, case: str) -> str:
+    return f"{a}/eval/{case}"
+
+
 def eval_segmentation(a: str, case: str) -> str:
-    return f"{a}/eval/{case}/{case}_seg.nii.gz"
+    return f"{eval_case_dir(a, case)}/{case}_seg.nii.gz"
 
 
 def eval_probabilities(a: str) -> str:
     return f"{a}/eval/probabilities.tsv"
+
+
+# ---- what ClinicaDL adds to an archive that it works in
+
+
+def warning_log(folder: str) -> str:
+    """Of a checkpoint, or of its results."""
+    return f"{folder}/warning.log"
+
+
+def prediction_group_dir(a: str, group: str) -> str:
+    return f"{a}/prediction/group-{group}"
+
+
+def prediction_outputs(folder: str) -> list[str]:
+    return [f"{folder}/caps_output", f"{folder}/output.tsv"]
+
+
+def exec_dir(a: str, run: str) -> str:
+    return f"{a}/exec/run-{run}"
+
+
+def exec_logs(a: str, run: str) -> list[str]:
+    return [f"{exec_dir(a, run)}/{name}" for name in ("info.log", "error.log", "debug.log")]
+
+
+def saved_epoch_dir(a: str, split: str | int, epoch: str | int) -> str:
+    """ClinicaDL's own resume state."""
+    return f"{tmp_dir(a, split)}/epoch-{epoch}"
+
+
+def saved_epoch_files(folder: str) -> list[str]:
+    return [f"{folder}/{name}" for name in ("callbacks", "model.pt", "optimizer.pt", "scaler.pt", "state.json")]
 
 
 # ---- faces

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from statistics import fmean, stdev
+import math
+from collections.abc import Iterable
 
 from . import layout
 from .bundle_metadata import description, licence_line, spatial_shape
@@ -11,8 +12,9 @@ from .dataset import read_facts
 from .errors import UserError
 from .files import read_json, write_text
 from .maps import finished_runs
+from .results import spread
 from .split_files import read_splits
-from .tables import read_tsv
+from .tables import UNDEFINED, read_tsv
 from .zips import damaged, zip_member
 
 WHO_DECIDES = (
@@ -114,8 +116,8 @@ def _results(archive: str, train: dict) -> str:
         f"|---|---|{'---|' * len(groups)}",
     ]
     for label in labels:
-        cells = [_spread([info["best"][label]["value"] for info in runs.values() if label in info["best"]])]
-        cells += [_spread([_number(row.get(label)) for row in tested[g]]) for g in groups]
+        cells = [spread(_best_values(runs.values(), label), "undefined")]
+        cells += [spread([_number(row.get(label)) for row in tested[g]], "undefined") for g in groups]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(
         [
@@ -124,6 +126,11 @@ def _results(archive: str, train: dict) -> str:
             "Distances are in mm. Values per class and case are in the tables beside each checkpoint.",
         ]
     )
+
+
+def _best_values(runs: Iterable[dict], label: str) -> list[float]:
+    values = [info["best"][label]["value"] for info in runs if label in info["best"]]
+    return [math.nan if v is None else v for v in values]
 
 
 def _tested(archive: str, group: str, split: int, checkpoint: str) -> dict[str, str]:
@@ -136,15 +143,8 @@ def _tested(archive: str, group: str, split: int, checkpoint: str) -> dict[str, 
         raise damaged(path, f"{name} has no rows") from None
 
 
-def _number(cell: str | None) -> float | None:
-    return None if cell in (None, "", "n/a") else float(cell)
-
-
-def _spread(values: list[float | None]) -> str:
-    known = [v for v in values if v is not None]
-    if not known:
-        return "undefined"
-    return f"{fmean(known):.4f}" + (f" ± {stdev(known):.4f}" if len(known) > 1 else "")
+def _number(cell: str | None) -> float:
+    return math.nan if cell in (None, "", UNDEFINED) else float(cell)
 
 
 def _use(archive: str) -> str:

@@ -25,20 +25,31 @@ def segmentation_bytes(classes: numpy.ndarray, image: Path) -> bytes:
         The input's file.
     """
     source = nibabel.load(image)
-    header = nibabel.Nifti1Header()
-    header.set_data_dtype(numpy.uint8)
     shape = source.shape[: classes.ndim] if source.ndim != classes.ndim else source.shape
-    written = nibabel.Nifti1Image(classes.reshape(shape), source.affine, header)
+    raw = io.BytesIO()
+    with gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:
+        file.write(image_like(source, classes.reshape(shape)).to_bytes())
+    return raw.getvalue()
+
+
+def image_like(source: nibabel.spatialimages.SpatialImage, values: numpy.ndarray) -> nibabel.Nifti1Image:
+    """``values`` as a NIfTI-1 with the affine and units of the image they belong to.
+
+    Parameters
+    ----------
+    values:
+        ``[*grid]`` or ``[*grid, channels]``; the type is kept.
+    """
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(values.dtype)
+    written = nibabel.Nifti1Image(values, source.affine, header)
     if isinstance(source.header, nibabel.Nifti1Header):
         written.header.set_xyzt_units(*source.header.get_xyzt_units())
         for part in ("qform", "sform"):
             affine, code = getattr(source.header, f"get_{part}")(coded=True)
             if affine is not None:
                 getattr(written, f"set_{part}")(affine, int(code))
-    raw = io.BytesIO()
-    with gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:
-        file.write(written.to_bytes())
-    return raw.getvalue()
+    return written
 
 
 def probability_table(rows: Sequence[tuple[dict, numpy.ndarray]], class_names: dict[int, str]) -> str:

@@ -366,3 +366,36 @@ def training_settings(conf: dict, environment: dict, source: str) -> dict:
 def metric_names(settings: dict) -> list[str]:
     """All metrics of a training: the loss, the key metric, the others."""
     return ["loss", *(m["label"] for m in settings["validate"]["metrics"])]
+
+
+def prediction_settings(held: Any, source: str) -> dict:
+    """What a prediction needs of an archive's effective training configuration, whoever wrote that.
+
+    Parameters
+    ----------
+    held:
+        What ``config/effective/train.json`` has.
+    source:
+        The file, for messages.
+
+    Raises
+    ------
+    UserError
+        If something is missing or of another kind.
+    """
+    wanted = {"task": str, "deterministic": bool, "threads": int, "allow": list, "model": dict, "validate": dict}
+    held = held if isinstance(held, dict) else {}
+    if wrong := [key for key, kind in wanted.items() if type(held.get(key)) is not kind]:
+        raise UserError(
+            f"{source}: {', '.join(wrong)} missing or of another kind; ask Snakemake for any file of the archive, which writes it anew"
+        )
+    validate, where = held["validate"], f"{source} validate"
+    return {
+        **{key: held[key] for key in ("task", "deterministic", "allow")},
+        "threads": check({"threads": held["threads"]}, "recipe", source)["threads"],
+        "model": _component(held["model"], f"{source} model"),
+        "validate": {
+            "inferer": _component(validate.get("inferer"), f"{where}.inferer"),
+            **{key: _components(validate, key, where) for key in ("pre_transforms", "post_transforms")},
+        },
+    }

@@ -5,14 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from statistics import fmean, stdev
 
 from . import layout
 from .contents import contents_of
 from .errors import UserError
-from .files import read_text
+from .results import Result, results_of, spread
 from .run import finished_run
-from .tables import UNDEFINED, read_tsv
 
 
 def summary(archive: str) -> str:
@@ -33,7 +31,7 @@ def summary(archive: str) -> str:
         raise UserError(
             f"{archive}: no split is trained; build it with: snakemake --cores all {layout.manifest(archive)}"
         )
-    rows = [row for c in held.checkpoints for row in _rows(archive, c, held.groups, splits)]
+    rows = [_row(result) for result in results_of(archive, held.checkpoints, held.groups, splits)]
     typed, table = shlex.quote(layout.published_ts(archive)), _table(archive, splits[0], held.checkpoints[0])
     snakemake = _as_typed(Path(sys.executable).parent / "snakemake")
     lines = [
@@ -65,32 +63,9 @@ def _trained(archive: str, splits: list[int]) -> str:
     return f"{len(splits)} split{'s' if len(splits) > 1 else ''}, {'-'.join(map(str, epochs))} epochs, {infos[0]['parameters']} parameters"
 
 
-def _rows(archive: str, checkpoint: str, groups: list[str], splits: list[int]) -> list[dict[str, str]]:
-    sets = {"validation": [layout.checkpoint_tables(layout.checkpoint_dir(archive, k, checkpoint))[0] for k in splits]}
-    for group in groups:
-        sets[f"test {group}"] = [
-            layout.result_tables(layout.result_dir(archive, group, k, checkpoint))[0] for k in splits
-        ]
-    return [{"checkpoint": checkpoint, "cases": name, **_over_splits(paths)} for name, paths in sets.items()]
-
-
-def _over_splits(paths: list[str]) -> dict[str, str]:
-    present = [p for p in paths if Path(p).is_file()]
-    tables = [read_tsv(read_text(p), p) for p in present]
-    try:
-        rows = [table[0] for table in tables]
-        metrics = [m for m in (rows[0] if rows else {}) if m != "epoch"]
-        return {m: _spread([float(row[m]) for row in rows if row[m] != UNDEFINED]) for m in metrics}
-    except (IndexError, KeyError, ValueError) as error:
-        raise UserError(
-            f"{', '.join(present)}: not the tables that this workflow writes ({error}); delete them to have them made again"
-        ) from None
-
-
-def _spread(values: list[float]) -> str:
-    if not values:
-        return UNDEFINED
-    return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+def _row(result: Result) -> dict[str, str]:
+    scores = {metric: spread(values.values()) for metric, values in result.metrics.items()}
+    return {"checkpoint": result.checkpoint, "cases": result.cases, **scores}
 
 
 def _aligned(rows: list[dict[str, str]]) -> list[str]:

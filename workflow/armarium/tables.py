@@ -40,7 +40,7 @@ def tsv(columns: Sequence[str], rows: Iterable[dict], separator: str = "\t") -> 
     return out.getvalue()
 
 
-def read_tsv(text: str, source: str = "table") -> list[dict[str, str]]:
+def read_tsv(text: str, source: str = "table", separator: str = "\t") -> list[dict[str, str]]:
     """The rows of a table; values stay text.
 
     Raises
@@ -49,9 +49,10 @@ def read_tsv(text: str, source: str = "table") -> list[dict[str, str]]:
         If ``source`` has rows of other lengths than its header, or no fields that fit into memory.
     """
     try:
-        rows = list(csv.DictReader(io.StringIO(text), delimiter="\t"))
+        rows = list(csv.DictReader(io.StringIO(text), delimiter=separator))
     except csv.Error as error:
-        raise UserError(f"{source}: not a table of tab-separated values ({error})") from None
+        kind = "tab" if separator == "\t" else "comma"
+        raise UserError(f"{source}: not a table of {kind}-separated values ({error})") from None
     if any(None in row or None in row.values() for row in rows):
         raise UserError(f"{source}: found rows of other lengths than the header; have it made again")
     return rows

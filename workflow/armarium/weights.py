@@ -53,8 +53,12 @@ def load_weights(run_zip: str, epoch: int, most: int | None = None) -> dict[str,
         Bytes that their file may have; by default what leaves memory for a copy.
     """
     name = member_of_checkpoint(epoch)
-    source = f"{run_zip}: {name}"
     data = zip_member(run_zip, name, memory_bytes() // 2 if most is None else most)
+    return weights_in(data, f"{run_zip}: {name}")
+
+
+def weights_in(data: bytes, source: str) -> dict[str, torch.Tensor]:
+    """The weights in a file of them, ``data``."""
     weights = load_plain(io.BytesIO(data), source)
     if not isinstance(weights, dict) or not all(map(_is_weight, weights.items())):
         raise damaged(source, "found something else than tensors by name")
@@ -74,15 +78,29 @@ def load_into(network: torch.nn.Module, run_zip: str, epoch: int) -> None:
     UserError
         If they are those of another network.
     """
-    own = network.state_dict().values()
-    weights = load_weights(run_zip, epoch, sum(t.nbytes + _PER_TENSOR for t in own) + _PER_FILE)
+    weights = load_weights(run_zip, epoch, most_bytes(network))
+    give(network, weights, f"{run_zip}, epoch {epoch}", "delete this file to have it trained again")
+
+
+def most_bytes(network: torch.nn.Module) -> int:
+    """Bytes that a file of a network's weights may have."""
+    return sum(t.nbytes + _PER_TENSOR for t in network.state_dict().values()) + _PER_FILE
+
+
+def give(network: torch.nn.Module, weights: dict[str, torch.Tensor], source: str, mend: str) -> None:
+    """Give a network its weights.
+
+    Raises
+    ------
+    UserError
+        If they are those of another network; ``mend`` says what else to do than to restore the recipe.
+    """
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         reason = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
         raise UserError(
-            f"{run_zip}, epoch {epoch}: weights of another network than the recipe's ({reason}); restore the recipe, "
-            "or delete this file to have it trained again"
+            f"{source}: weights of another network than the recipe's ({reason}); restore the recipe, or {mend}"
         ) from None
 
 
