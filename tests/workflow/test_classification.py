@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy
 import pytest
+from armarium import Archive
 
 from .conftest import REPO, Project
 
@@ -96,3 +97,15 @@ def test_a_metric_of_the_whole_set_is_in_the_results(classified):
 
 def test_nothing_is_left_to_do(classified):
     assert classified.planned() == {}
+
+
+def test_a_prediction_is_the_probabilities_of_the_published_evaluation(classified):
+    archive = Archive(classified.archive)
+    held = archive.open_file(archive.eval.probabilities_tsv).set_index("case")
+    cases = archive.open_file(archive.data.splits_json)["cases"]
+    predictor = archive.predictor()
+    for case, row in held.iterrows():
+        made = predictor([classified.folder / image for image in cases[case]["image"]])
+        assert list(made) == ["control", "patient"]
+        assert max(made, key=made.get) == list(made)[int(row.predicted)]
+        assert list(made.values()) == pytest.approx([row.probability_control, row.probability_patient], abs=1e-6)

@@ -5,7 +5,9 @@ Heavy packages are imported by the files that need them.
 
 from __future__ import annotations
 
+import csv
 import io
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ KEYS = ("filename", "epoch", "batch", "participant_id", "session_id", "class", "
 """Columns that say what a row of a table is about, outermost first."""
 TEXTS = ("filename", "participant_id", "session_id", "case", "name", "metric")
 """Columns that are text even where they look like numbers."""
+_UNDEFINED = (UNDEFINED, "")
 
 
 def inside(path: str | os.PathLike, root: str | os.PathLike) -> str:
@@ -88,21 +91,24 @@ def read_table(path: str, separator: str = "\t", columns: Sequence[str] | None =
     text = read_text(path)
     if columns is not None:
         text = separator.join(columns) + "\n" + text
-    read_tsv(text, path, separator)  # pandas takes rows that are too short for undefined values
-    try:
-        table = pandas.read_csv(
-            io.StringIO(text),
-            sep=separator,
-            dtype=dict.fromkeys(TEXTS, str),
-            index_col=False,
-            keep_default_na=False,
-            na_values=[UNDEFINED, ""],
-            float_precision="round_trip",
-        )
-    except ValueError as error:
-        raise UserError(f"{path}: not a table ({error}); have it made again") from None
-    index = [c for c in KEYS if c in table]
-    return table.set_index(index) if index and len(index) < len(table.columns) else table
+    rows = read_tsv(text, path, separator)
+    names = next(csv.reader(io.StringIO(text), delimiter=separator), [])
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"{path}: found the columns {names}, wanted a table; have it made again")
+    table = pandas.DataFrame({name: _values(name, [row[name] for row in rows]) for name in names})
+    index = [name for name in KEYS if name in names]
+    return table.set_index(index) if index and len(index) < len(names) else table
+
+
+def _values(column: str, cells: list[str]) -> list[Any]:
+    """Whole numbers if all are, else numbers if all are, else text; undefined ones NaN."""
+    if column not in TEXTS and not any("_" in cell for cell in cells):  # which Python takes for digits' company
+        for kind in (int, float):
+            try:
+                return [kind(cell) if kind is int or cell not in _UNDEFINED else math.nan for cell in cells]
+            except ValueError:
+                pass
+    return [cell if cell not in _UNDEFINED else math.nan for cell in cells]
 
 
 def _comma_separated(path: str) -> pandas.DataFrame:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import layout
+from .boundary import check_boundary
 from .errors import UserError
 from .naming import CASE
 from .opening import inside, open_file
@@ -764,6 +765,7 @@ class Archive(Folder):
             Indexed by checkpoint, cases (``validation``, ``test GROUP``) and metric; columns ``split-K``, ``mean``, and
             ``std``, the sample standard deviation over splits (NaN with one).
         """
+        check_boundary(str(self.path))
         splits = self.training.splits
         checkpoints = dict.fromkeys(c for split in splits.values() for c in split.models.by_name())
         found = results_of(str(self.path), sorted(checkpoints, key=_in_order), self.test.groups, list(splits))
