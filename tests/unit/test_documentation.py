@@ -134,7 +134,7 @@ def code_of(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "CHANGELOG.md", "config/README.md", "docs/reruns.md", "docs/rebuilding.md"]
+    "name", ["README.md", "CHANGELOG.md", "config/README.md", "docs/reruns.md", "docs/rebuilding.md", "docs/reading.md"]
 )
 def test_every_make_command_names_a_target(name):
     lines = re.findall(r"^([\w -]+):(?!=)", (REPO / "Makefile").read_text(), re.M)
