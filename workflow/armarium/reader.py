@@ -575,7 +575,7 @@ class DocsDir(Folder):
 
 
 class Archive(Folder):
-    """An archive, or any ClinicaDL MAPS, to be read.
+    """An archive, to be read.
 
     Parameters
     ----------
