@@ -32,16 +32,24 @@ def archive(folder):
     return folder / "archives/a"
 
 
-def prints(found) -> dict[str, str]:
-    return {p: found.fingerprint(p, "0") for p in PRODUCTS}
+def prints(found, group: str = "held") -> dict[str, str]:
+    """Fingerprints by product, of split 0 and, if there is one, a test group."""
+    products = PRODUCTS if group in found.groups else PRODUCTS - {"evaluation"}
+    return {p: found.fingerprint(p, *which_of(p, group)) for p in products}
+
+
+def which_of(product: str, group: str, split: str = "0") -> tuple[str, ...]:
+    one = {"splits": (), "evaluation": (group, split), "published evaluation": ()}
+    return one.get(product, (split,))
 
 
 def times(folder: Path) -> dict[str, int]:
     return {str(p): p.stat().st_mtime_ns for p in (folder / "archives").rglob("*") if p.is_file()}
 
 
-def differing(a, b) -> set[str]:
-    return {p for p in PRODUCTS if prints(a)[p] != prints(b)[p]}
+def differing(a, b, group: str = "held") -> set[str]:
+    first, second = prints(a, group), prints(b, group)
+    return {p for p in first.keys() | second.keys() if first.get(p) != second.get(p)}
 
 
 # ---- writing
@@ -61,12 +69,13 @@ def test_files_are_written_once_and_hold_what_was_said(folder):
     archive = str(folder / "archives/a")
     assert read_effective(archive, "train")["optimizer"]["args"]["lr"] == 0.01
     assert all(Path(layout.mmar_config(archive, name)).is_file() for name in (*layout.MMAR_CONFIGS, "environment.json"))
-    assert {p: fingerprint_on_disk(archive, p, "0") for p in PRODUCTS} == prints(second)
+    assert {p: fingerprint_on_disk(archive, p, *which_of(p, "")) for p in prints(second)} == prints(second)
 
 
 def test_products_and_splits_have_fingerprints_of_their_own(folder):
-    found = configured(folder)
-    assert len({found.fingerprint(p, split) for p in PRODUCTS for split in (0, 1)}) == 2 * len(PRODUCTS)
+    found = configured(folder, section(test={"groups": {"held": {"from": "test"}, "more": {"from": "test"}}}))
+    each = {found.fingerprint(p, *which_of(p, g, k)) for p in PRODUCTS for g in ("held", "more") for k in ("0", "1")}
+    assert len(each) == 1 + 2 + 4 + 2 + 1
     assert found.fingerprint("training", 1) == found.fingerprint("training", "1")
 
 
