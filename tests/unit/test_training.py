@@ -269,7 +269,9 @@ def test_a_training_that_comes_out_otherwise_adds_nothing(data, tmp_path):
     workspace = Workspace(str(tmp_path), "0", "f")
     before = workspace.run_zip.read_bytes()
     other = {**given, "optimizer": component("SGD", lr=0.5)}
-    with pytest.raises(UserError, match=r"split 0: epoch \d, trained once more .*comes out otherwise .*take the epoch out"):
+    with pytest.raises(
+        UserError, match=r"split 0: epoch \d, trained once more .*comes out otherwise .*take the epoch out"
+    ):
         repeated(data, tmp_path, other, workspace.run_zip, [2]).run()
     assert workspace.run_zip.read_bytes() == before
 

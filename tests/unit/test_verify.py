@@ -36,7 +36,7 @@ SECTION = section(test={"groups": {"held": {"from": "test"}}})
 WEIGHTS, SEGMENTATION = "training/split-0/models/final/model.pt", "eval/case_005/case_005_seg.nii.gz"
 
 
-def weights_in(split: str, epoch: int, note: str = "") -> str:
+def weights_in(split: str, epoch: int, note: str = "", **_) -> str:
     return f"weights {split} {epoch}{note}"
 
 
@@ -51,6 +51,7 @@ def write_run(archive: str, split: str, **other: str) -> None:
         "machine": platform.machine(),
         "cpu_capability": cpu_capability(),
         "checkpoints": {str(e): sha256(weights_in(split, e, **other).encode()).hexdigest() for e in (1, 2)},
+        **other,
     }
     output = layout.run_zip(archive, split)
     inputs = [layout.effective(archive, "train"), layout.splits_json(archive), layout.cases_tsv(archive)]
@@ -324,7 +325,7 @@ def test_a_link_that_leaves_the_archive_is_not_followed(archive, target):
 
 
 @pytest.mark.parametrize(
-    "name", ["environment.json", "effective/train.json", "effective/evaluate.json", "effective/data.json"]
+    "name", ["environment.json", "effective/train.json", "effective/select.json", "effective/data.json"]
 )
 def test_nor_is_one_in_the_place_of_configuration(archive, name):
     os.mkfifo("secret")

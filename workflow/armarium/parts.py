@@ -32,7 +32,7 @@ class Parts:
     run, source:
         What run.zip says of itself, and its path.
     checkpoints:
-        Those that the zip has a part of, in order.
+        Those that the zip has a part of, in whatever order.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Parts:
     """
 
     def __init__(self, decided: dict[str, str], run: dict, source: str, checkpoints: Sequence[str]):
-        self.decided, self.weights = decided, weights_of(run, checkpoints)
+        self.decided, self.weights = decided, weights_of(run, sorted(checkpoints))
         for checkpoint in checkpoints:
             if epoch_of(run, checkpoint) and checkpoint not in self.weights:
                 raise damaged(source, f"it does not hold {checkpoint}")

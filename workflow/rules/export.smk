@@ -15,7 +15,7 @@ rule export_split:
         mem_mb=4000,
         runtime=60,
     params:
-        checkpoints=lambda wildcards: " ".join(configured(wildcards.archive).exported),
+        checkpoints=lambda wildcards: " ".join(sorted(configured(wildcards.archive).exported)),
     message:
         "{wildcards.archive}: exporting split {wildcards.split} to TorchScript"
     shell:
