@@ -17,7 +17,7 @@ import pytest
 from armarium.verify import verify
 
 from .conftest import Project, micro_config
-from .edits import DATA, read_list, write_drawn_splits, write_json
+from .edits import DATA, changed_voxel, read_list, write_drawn_splits, write_json
 
 OF_THE_WHOLE = (
     "config/*",
@@ -69,6 +69,8 @@ def said(project: Project, log: str) -> str:
 
 
 # ---- a test group
+
+SPLITS = "archives/micro/data/splits.json"
 
 LIGHT = {
     "check_data": 1,
@@ -127,6 +129,14 @@ def test_a_test_group_is_tested_and_no_other(copy):
     ran, new = adding(copy, groups(fresh={"list": f"{DATA}/new.json"}))
     assert not {"train_split", "export_split", "test_split", "write_results", "evaluate_published"} & ran.keys()
     assert not new
+
+    copy.configure(micro_config())
+    copy.ran(SPLITS)
+    changed_voxel("imagesTs/new_1.nii.gz")(copy)
+    groups(fresh={"list": f"{DATA}/new.json"})(copy)
+    assert copy.planned()["test_split"] == 1, "a group that comes back with other cases"
+    copy.ran(SPLITS)
+    assert copy.planned()["test_split"] == 1, "also where they are known again"
 
 
 # ---- checkpoints

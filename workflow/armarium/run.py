@@ -222,6 +222,7 @@ class Workspace:
 
     def start_afresh(self) -> None:
         """Forget what another configuration left."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         for path in (self.kept, self.events):
             shutil.rmtree(path, ignore_errors=True)
         self.state_file.unlink(missing_ok=True)

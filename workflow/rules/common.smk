@@ -295,7 +295,7 @@ def unless_current(kind, others, which=()):
     return of
 
 
-def unless_kept(products, *made_from, cut_from=None):
+def unless_kept(products, *made_from, cut_from=None, beside=()):
     """Input function: what a light product is made from, or nothing while it is as good as what would be made.
 
     That is so in an archive that only lost files: those are made again, to the same bytes, but not what is there.
@@ -307,12 +307,13 @@ def unless_kept(products, *made_from, cut_from=None):
     made_from: templates of paths, or input functions
     cut_from: function of the wildcards: each zip's kind in configure.DEPENDS_ON, what tells it apart, and the checkpoint
         whose part is cut out, if it is of one
+    beside: parts of the configuration that are made into it too: where one changes it is cut again, when the zips are there
     """
 
     def of(wildcards):
         told(refuse_unknown, wildcards)
         needed, made = list(paths(made_from, wildcards)), list(paths(products, wildcards))
-        if cut_from and holds_still(wildcards.archive, made, cut_from(wildcards)):
+        if cut_from and holds_still(wildcards.archive, made, cut_from(wildcards), beside):
             return []
         gone = only_lost(wildcards.archive)
         trained = {layout.run_zip(wildcards.archive, k) for k in splits_of(wildcards.archive)} & gone
@@ -321,15 +322,28 @@ def unless_kept(products, *made_from, cut_from=None):
     return of
 
 
-def holds_still(archive, made, sources):
+def holds_still(archive, made, sources, beside):
     """Whether what was cut from zips stays while these only get or lose the parts of other checkpoints."""
     found = [(standing_at_first(archive, kind, *names), checkpoint) for kind, names, checkpoint in sources]
-    return (
-        any(not zipped.current for zipped, _ in found)
-        and all(checkpoint in zipped.kept if checkpoint else zipped.kept for zipped, checkpoint in found)
-        and all(map(os.path.exists, made))
-        and min(map(os.path.getmtime, made)) >= max(os.path.getmtime(zipped.path) for zipped, _ in found)
-    )
+    if (
+        all(zipped.current for zipped, _ in found)
+        or not all(checkpoint in zipped.kept if checkpoint else zipped.kept for zipped, checkpoint in found)
+        or not configured(archive).changed.isdisjoint(beside)
+    ):
+        return False
+    return in_this_order([zipped.path for zipped, _ in found] + [layout.effective(archive, b) for b in beside], made)
+
+
+@cache
+def time_at_first(path):
+    """A file's modification time before any job; None where there is no file."""
+    return os.path.getmtime(path) if os.path.exists(path) else None
+
+
+def in_this_order(sources, made):
+    """Whether all files were there before any job, and none of ``made`` was older than a source."""
+    before, after = ([time_at_first(path) for path in files] for files in (sources, made))
+    return None not in before + after and min(after) >= max(before)
 
 
 @cache

@@ -43,7 +43,9 @@ rule extract_torchscript:
 
 rule publish_torchscript:
     input:
-        source=unless_kept(layout.published_ts("{archive}"), published_exports, cut_from=of_published_export),
+        source=unless_kept(
+            layout.published_ts("{archive}"), published_exports, cut_from=of_published_export, beside=["publish"]
+        ),
         publish=source("publish"),
     output:
         layout.published_ts("{archive}"),
@@ -59,7 +61,9 @@ rule publish_torchscript:
 
 rule publish_weights:
     input:
-        source=unless_kept(layout.published_model("{archive}"), published_run, cut_from=of_published_run),
+        source=unless_kept(
+            layout.published_model("{archive}"), published_run, cut_from=of_published_run, beside=["publish"]
+        ),
         publish=source("publish"),
     output:
         layout.published_model("{archive}"),
@@ -73,7 +77,9 @@ rule publish_weights:
 
 rule publish_final_weights:
     input:
-        source=unless_kept(layout.published_final("{archive}"), published_run, cut_from=of_published_run),
+        source=unless_kept(
+            layout.published_final("{archive}"), published_run, cut_from=of_published_run, beside=["publish"]
+        ),
         publish=source("publish"),
     output:
         layout.published_final("{archive}"),
@@ -87,7 +93,9 @@ rule publish_final_weights:
 
 rule publish_events:
     input:
-        source=unless_kept(layout.published_events("{archive}"), published_run, cut_from=of_published_run),
+        source=unless_kept(
+            layout.published_events("{archive}"), published_run, cut_from=of_published_run, beside=["publish"]
+        ),
         publish=source("publish"),
     output:
         layout.published_events("{archive}"),
@@ -101,7 +109,9 @@ rule publish_events:
 
 rule publish_train_stats:
     input:
-        source=unless_kept(layout.train_stats("{archive}"), published_run, cut_from=of_published_run),
+        source=unless_kept(
+            layout.train_stats("{archive}"), published_run, cut_from=of_published_run, beside=["publish"]
+        ),
         publish=source("publish"),
     output:
         layout.train_stats("{archive}"),

@@ -74,6 +74,7 @@ def exporting_needs(wildcards):
 def published_needs(wildcards):
     return [
         layout.published_ts(wildcards.archive),
+        published_run(wildcards),
         layout.splits_json(wildcards.archive),
         layout.cases_tsv(wildcards.archive),
     ]
