@@ -16,8 +16,9 @@ from armarium.synthesize import synthesize_dataset
 from tiny import component, configured, recipe, section, write_recipe
 
 PRODUCTS = set(DEPENDS_ON)
-LATER = {"evaluation", "export", "published evaluation"}
 PUBLISHED = {"export", "published evaluation"}
+UNGROUPED = PRODUCTS - {"evaluation"}
+"""Products of an archive without test groups."""
 
 
 @pytest.fixture
@@ -32,16 +33,30 @@ def archive(folder):
     return folder / "archives/a"
 
 
-def prints(found) -> dict[str, str]:
-    return {p: found.fingerprint(p, "0") for p in PRODUCTS}
+def prints(found, group: str = "held") -> dict[str, str]:
+    """Fingerprints by product, of split 0 and, if there is one, a test group."""
+    products = PRODUCTS if group in found.groups else UNGROUPED
+    return {p: found.fingerprint(p, *which_of(p, group)) for p in products}
+
+
+def grouped(**changes) -> dict:
+    """The section, with a test group beside what changes."""
+    groups = changes.pop("test", {"groups": {}})["groups"]
+    return section(**changes, test={"groups": {"held": {"from": "test"}, **groups}})
+
+
+def which_of(product: str, group: str, split: str = "0") -> tuple[str, ...]:
+    one = {"splits": (), "evaluation": (group, split), "published evaluation": ()}
+    return one.get(product, (split,))
 
 
 def times(folder: Path) -> dict[str, int]:
     return {str(p): p.stat().st_mtime_ns for p in (folder / "archives").rglob("*") if p.is_file()}
 
 
-def differing(a, b) -> set[str]:
-    return {p for p in PRODUCTS if prints(a)[p] != prints(b)[p]}
+def differing(a, b, group: str = "held") -> set[str]:
+    first, second = prints(a, group), prints(b, group)
+    return {p for p in first.keys() | second.keys() if first.get(p) != second.get(p)}
 
 
 # ---- writing
@@ -61,12 +76,13 @@ def test_files_are_written_once_and_hold_what_was_said(folder):
     archive = str(folder / "archives/a")
     assert read_effective(archive, "train")["optimizer"]["args"]["lr"] == 0.01
     assert all(Path(layout.mmar_config(archive, name)).is_file() for name in (*layout.MMAR_CONFIGS, "environment.json"))
-    assert {p: fingerprint_on_disk(archive, p, "0") for p in PRODUCTS} == prints(second)
+    assert {p: fingerprint_on_disk(archive, p, *which_of(p, "")) for p in prints(second)} == prints(second)
 
 
 def test_products_and_splits_have_fingerprints_of_their_own(folder):
-    found = configured(folder)
-    assert len({found.fingerprint(p, split) for p in PRODUCTS for split in (0, 1)}) == 2 * len(PRODUCTS)
+    found = configured(folder, section(test={"groups": {"held": {"from": "test"}, "more": {"from": "test"}}}))
+    each = {found.fingerprint(p, *which_of(p, g, k)) for p in PRODUCTS for g in ("held", "more") for k in ("0", "1")}
+    assert len(each) == 1 + 2 + 4 + 2 + 1
     assert found.fingerprint("training", 1) == found.fingerprint("training", "1")
 
 
@@ -125,11 +141,21 @@ EDITS = {
     "dataset: description": (None, {"dataset": {"description": "words"}}, PUBLISHED),
     "splits: seed": (None, {"splits": {"seed": 3}}, PRODUCTS),
     "splits: what the method does not use": (None, {"splits": {"holdout": 0.5}}, set()),
-    "test: another list": (None, {"test": {"groups": {"g": {"from": "test"}}}}, LATER | {"splits"}),
+    "test: a group of other cases": (
+        None,
+        {"test": {"groups": {"g": {"list": "data/other.json"}}}},
+        {"splits", "published evaluation"},
+    ),
+    "test: a group of the same cases": (None, {"test": {"groups": {"g": {"from": "test"}}}}, {"splits"}),
     "test: a drawn group": (None, {"test": {"groups": {"g": {"count": 2}}}}, PRODUCTS),
-    "select: best": (None, {"select": {"best": ["loss"]}}, LATER | {"splits"}),
-    "select: an epoch to keep": (None, {"select": {"epochs": [2]}}, PRODUCTS),
-    "predictions": (None, {"predictions": False}, LATER | {"splits"}),
+    "test: the group of other cases": (
+        None,
+        {"test": {"groups": {"held": {"list": "data/other.json"}}}},
+        {"splits", "evaluation", "published evaluation"},
+    ),
+    "select: best": (None, {"select": {"best": ["loss"]}}, set()),
+    "select: an epoch to keep": (None, {"select": {"epochs": [2]}}, set()),
+    "predictions": (None, {"predictions": False}, {"published evaluation"}),
     "publish": (None, {"publish": 1}, PUBLISHED),
     "export": (None, {"export": {"tolerance": 0.5}}, PUBLISHED),
     "allow": (None, {"allow": ["a.B"]}, PRODUCTS - {"splits"}),
@@ -139,13 +165,27 @@ EDITS = {
 @pytest.mark.parametrize("edit", EDITS)
 def test_an_edit_changes_the_fingerprints_of_what_depends_on_it_and_its_revert_restores_them(edit, folder):
     change, more, wanted = EDITS[edit]
-    first, conf = configured(folder), recipe()
+    first, conf = configured(folder, grouped()), recipe()
     if change:
         change(conf)
         write_recipe(folder / "recipe", conf)
-    assert differing(first, configured(folder, section(**more))) == wanted
+    assert differing(first, configured(folder, grouped(**more))) == wanted
     write_recipe(folder / "recipe")
-    assert prints(configured(folder)) == prints(first)
+    assert prints(configured(folder, grouped())) == prints(first)
+
+
+def test_the_first_group_and_the_loss_of_the_last_change_what_is_exported(folder):
+    assert differing(configured(folder), configured(folder, grouped())) == PRODUCTS - {"training"}
+
+
+def test_an_epoch_that_is_not_validated_is_refused(folder):
+    write_recipe(folder / "recipe", recipe() | {"num_interval_per_valid": 3})
+    for epochs in ([3], [6], [7]):
+        assert configured(folder, section(set={"epochs": 7}, select={"epochs": epochs})).checkpoints
+    with pytest.raises(
+        UserError, match=r"select.epochs names \[2, 4\], .* every 3 epochs .*wanted multiples of 3, or 7"
+    ):
+        configured(folder, section(set={"epochs": 7}, select={"epochs": [2, 3, 4]}))
 
 
 def test_keys_that_say_where_change_nothing(folder):
@@ -227,7 +267,7 @@ def test_a_hand_edit_of_a_copy_counts(folder, archive):
     before = on_disk(archive, folder)
     path = archive / "config/config_train.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "learning_rate": 0.5}))
-    assert differing(before, on_disk(archive, folder)) == PRODUCTS - {"splits"}
+    assert differing(before, on_disk(archive, folder)) == UNGROUPED - {"splits"}
     assert on_disk(archive, folder, epochs=8).settings["epochs"] == 8
     assert on_disk(archive, folder).settings["epochs"] == 8
 
@@ -283,7 +323,24 @@ def test_in_which_order_given_splits_name_cases_means_nothing(folder):
     path.write_text(json.dumps({"val": ["c"], "train": ["b", "a"]}))
     assert prints(configured(folder, splits=str(path))) == prints(first)
     path.write_text(json.dumps([{"train": ["a"], "validation": ["c", "b"]}]))
-    assert differing(first, configured(folder, splits=str(path))) == PRODUCTS
+    assert differing(first, configured(folder, splits=str(path))) == UNGROUPED
+
+
+def test_a_given_split_that_is_added_changes_no_other(folder):
+    path = folder / "splits.json"
+    sides = [{"train": ["a", "b"], "validation": ["c"], "test": ["d"]}, {"train": ["c"], "validation": ["a"]}]
+    path.write_text(json.dumps(sides[:1]))
+    first = configured(folder, splits=str(path))
+    path.write_text(json.dumps(sides))
+    more = configured(folder, splits=str(path))
+    assert differing(first, more, "test") == {"splits"} and more.split_numbers == [0, 1]
+    assert first.fingerprint("training", 0) != more.fingerprint("training", 1)
+    path.write_text(json.dumps([{**sides[0], "test": ["e"]}]))
+    assert differing(first, configured(folder, splits=str(path)), "test") == {
+        "splits",
+        "evaluation",
+        "published evaluation",
+    }
 
 
 # ---- data
@@ -319,10 +376,10 @@ def test_a_changed_image_changes_the_fingerprints_and_its_revert_restores_them(c
     first = configured(checked)
     original = change_image(checked)
     assert configured(checked, dry=True).changed == {"files"}
-    assert differing(first, configured(checked)) == PRODUCTS
+    assert differing(first, configured(checked)) == UNGROUPED
     if checked_between:
         steps.check_data(str(checked / "archives/a"), 1, str(checked / "cache"))
-        assert differing(first, configured(checked)) == PRODUCTS
+        assert differing(first, configured(checked)) == UNGROUPED
     next((checked / "data/imagesTr").iterdir()).write_bytes(original)
     for _ in range(2):
         assert differing(first, configured(checked)) == set()
@@ -334,13 +391,18 @@ def test_a_list_that_says_otherwise_changes_the_fingerprints_one_that_is_written
     path.write_text(json.dumps(content, indent=3))
     assert differing(first, configured(checked)) == set()
     path.write_text(json.dumps({**content, "training": content["training"][1:]}))
-    assert differing(first, configured(checked)) == PRODUCTS
+    assert differing(first, configured(checked)) == UNGROUPED
 
 
 # ---- what only tests read
 
 
-TESTS = {"splits", "evaluation", "published evaluation"}
+GROUPS = {"own": {"from": "test"}, "other": {"list": "data/other.json"}}
+
+
+def concerning(group: str) -> dict[str, set[str]]:
+    """What changes, seen from each group, where the cases of one do."""
+    return {g: {"splits", "published evaluation"} | ({"evaluation"} if g == group else set()) for g in GROUPS}
 
 
 @pytest.fixture
@@ -358,19 +420,21 @@ def tested(folder):
 
 
 def configure_tested(folder: Path):
-    groups = {"own": {"from": "test"}, "other": {"list": "data/other.json"}}
-    return configured(folder, section(test={"groups": groups}))
+    return configured(folder, section(test={"groups": GROUPS}))
 
 
-@pytest.mark.parametrize("name", ["imagesTs/case_005.nii.gz", "labelsTs/case_006.nii.gz", "imagesTs/case_007.nii.gz"])
-def test_another_file_of_a_test_case_trains_nothing_again(name, tested):
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [("imagesTs/case_005.nii.gz", "own"), ("labelsTs/case_006.nii.gz", "own"), ("imagesTs/case_007.nii.gz", "other")],
+)
+def test_another_file_of_a_test_case_concerns_its_own_group(name, group, tested):
     first, path = configure_tested(tested), tested / "data" / name
     image = nibabel.load(path)
     original = path.read_bytes()
     nibabel.save(nibabel.Nifti1Image(numpy.asarray(image.dataobj) + 1, image.affine, image.header), path)
-    assert differing(first, configure_tested(tested)) == TESTS
+    assert {g: differing(first, configure_tested(tested), g) for g in GROUPS} == concerning(group)
     path.write_bytes(original)
-    assert differing(first, configure_tested(tested)) == set()
+    assert {g: differing(first, configure_tested(tested), g) for g in GROUPS} == {g: set() for g in GROUPS}
 
 
 def drop_case(path: Path, key: str) -> None:
@@ -379,22 +443,24 @@ def drop_case(path: Path, key: str) -> None:
     path.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize(("name", "key"), [("dataset.json", "test"), ("other.json", "training")])
-def test_another_list_of_test_cases_trains_nothing_again(name, key, tested):
+@pytest.mark.parametrize(
+    ("name", "key", "group"), [("dataset.json", "test", "own"), ("other.json", "training", "other")]
+)
+def test_another_list_of_test_cases_concerns_its_own_group(name, key, group, tested):
     first, path = configure_tested(tested), tested / "data" / name
     original = path.read_text()
     content = json.loads(original)
     content[key].append({**content[key][0], "case": "again"})
     path.write_text(json.dumps(content))
-    assert differing(first, configure_tested(tested)) == TESTS
+    assert {g: differing(first, configure_tested(tested), g) for g in GROUPS} == concerning(group)
     path.write_text(original)
-    assert differing(first, configure_tested(tested)) == set()
+    assert {g: differing(first, configure_tested(tested), g) for g in GROUPS} == {g: set() for g in GROUPS}
 
 
 def test_a_training_case_changes_everything_also_beside_test_lists(tested):
     first = configure_tested(tested)
     drop_case(tested / "data/dataset.json", "training")
-    assert differing(first, configure_tested(tested)) == PRODUCTS
+    assert differing(first, configure_tested(tested)) == UNGROUPED
 
 
 @pytest.mark.parametrize("name", ["cases.tsv", "dataset.json"])

@@ -82,6 +82,9 @@ EDITS = {
     "its record is lost": lambda a: os.unlink(layout.sidecar(a, "split_data")),
     "its record is of another making": lambda a: edit(layout.sidecar(a, "split_data"), outputs={}),
     "its record is damaged": lambda a: Path(layout.sidecar(a, "split_data")).write_text("{"),
+    "parts of an earlier version of which nothing is recorded": lambda a: edit(
+        layout.sidecar(a, "split_data"), extends=[{"sha256": "0" * 64}]
+    ),
     "other code": lambda a: edit(layout.sidecar(a, "split_data"), code_sha256="0" * 64),
     "another Python": lambda a: edit(layout.sidecar(a, "split_data"), python="3.0.0"),
     "another package": lambda a: edit(layout.sidecar(a, "split_data"), packages={"numpy": "0.1"}),

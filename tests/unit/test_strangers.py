@@ -424,12 +424,12 @@ def test_the_files_of_a_case_stay_in_the_data_root(folder, image):
 
 
 BAD_NAMES = [
-    ("evaluate", lambda p: p.update(checkpoints=["best-x/../../../../../other"])),
-    ("evaluate", lambda p: p.update(checkpoints=["../../x"])),
-    ("evaluate", lambda p: p.update(checkpoints=[])),
-    ("evaluate", lambda p: p.update(checkpoints=[3])),
-    ("evaluate", lambda p: p.update(groups={"../../x": {}})),
-    ("evaluate", lambda p: p.pop("groups")),
+    ("select", lambda p: p.update(checkpoints=["best-x/../../../../../other"])),
+    ("select", lambda p: p.update(checkpoints=["../../x"])),
+    ("select", lambda p: p.update(checkpoints=[])),
+    ("select", lambda p: p.update(checkpoints=[3])),
+    ("test", lambda p: p.update(groups={"../../x": {}})),
+    ("test", lambda p: p.pop("groups")),
     ("split", lambda p: p["splits"].update(method="kfold", n_splits="many")),
     ("split", lambda p: p["splits"].update(method="kfold", n_splits=10**15)),
     ("publish", lambda p: p.update(publish="../x")),

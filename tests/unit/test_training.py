@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zipfile
+from pathlib import Path
 
 import numpy
 import pytest
 import torch
+from armarium import layout
 from armarium.epochs import EpochOrder, TrainingCases, seed_from
 from armarium.errors import UserError
 from armarium.evaluation import CaseScorer
 from armarium.network import build_network, choose_device
 from armarium.records import run_members
-from armarium.run import Workspace
+from armarium.run import TRAINING_LOSS, Workspace, lacking
 from armarium.tables import read_tsv
-from armarium.training import SplitTraining
+from armarium.training import RepeatedTraining, SplitTraining
 from armarium.transforms import build_transforms
+from armarium.zips import zip_member
 from tiny import CLASSES, component, handler, recipe, settings, squares, training_of
 
 CPU = torch.device("cpu")
@@ -43,10 +47,9 @@ def conf_with(**model) -> dict:
 
 def finished(training: SplitTraining) -> dict[str, bytes]:
     """Train to the end; the members of run.zip."""
-    progress, workspace = training.run(), training.workspace
-    workspace.finish(
-        run_members(training, workspace.fingerprint, {}), progress.epochs_to_keep(training.settings["keep_epochs"])
-    )
+    training.run()
+    workspace = training.workspace
+    workspace.finish(run_members(training, workspace.fingerprint, {}))
     with zipfile.ZipFile(workspace.run_zip) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
@@ -213,13 +216,64 @@ def test_validation_in_training_is_what_scoring_the_checkpoint_gives(whole, data
         assert {k: float(row[k]) for k in found} == pytest.approx(found, abs=1e-9)
 
 
-def test_listed_best_and_last_epochs_are_kept_and_validated(data, tmp_path):
+def test_listed_best_and_last_epochs_are_kept(data, tmp_path):
     given = settings(epochs=5, keep_epochs=[2], validation_interval=4)
     members = finished(training_of(data, tmp_path, given))
-    best = {b["epoch"] for b in json.loads(members["run.json"])["best"].values()}
+    info = json.loads(members["run.json"])
+    best = {b["epoch"] for b in info["best"].values()}
     kept = {int(n.split("-")[1][:-3]) for n in members if n.startswith("checkpoints/")}
-    assert kept == best | {2, 5} and kept <= {2, 4, 5}
-    assert [r["epoch"] for r in table(members, "validation_metrics/aggregated.tsv")] == ["2", "4", "5"]
+    assert kept == best | {2, 5} and best <= {4, 5}
+    assert [r["epoch"] for r in table(members, "validation_metrics/aggregated.tsv")] == ["4", "5"]
+    digests = {e: hashlib.sha256(members[f"checkpoints/epoch-{e}.pt"]).hexdigest() for e in sorted(kept)}
+    assert info["checkpoints"] == {str(e): digest for e, digest in digests.items()}
+
+
+# ---- an epoch more
+
+
+def repeated(data, archive, given: dict, run: Path, missing: list[int]) -> RepeatedTraining:
+    """The training of ``run`` once more, for epochs that it does not hold."""
+    losses = read_tsv(zip_member(run, TRAINING_LOSS).decode())
+    added = Workspace(str(archive), "0", "f more", layout.added_epochs_dir(str(archive), "0"))
+    root, train, validation = data
+    more = {**given, "keep_epochs": missing}
+    return RepeatedTraining(
+        more, "0", train, validation, CLASSES, str(root), str(root / "cache"), CPU, added, losses=losses
+    )
+
+
+def test_an_epoch_that_is_listed_later_is_added_to_the_run_and_all_else_stays(data, tmp_path, monkeypatch):
+    given = settings(conf_with(), epochs=6, validation_interval=2)
+    first = finished(training_of(data, tmp_path, given))
+    wanted = finished(training_of(data, tmp_path / "wanted", {**given, "keep_epochs": [2, 4]}))
+    workspace = Workspace(str(tmp_path), "0", "f")
+    missing = lacking(json.loads(first["run.json"]), [2, 4])
+    assert missing and workspace.take_finished() and not workspace.take_finished([2, 4])
+    run = workspace.run_that_lacks([2, 4])
+    kill(repeated(data, tmp_path, given, run, missing), monkeypatch, 1)
+    training = repeated(data, tmp_path, given, run, missing)
+    assert training.run().epoch == max(missing), "no further than needed"
+    assert not training.progress.history["aggregated"], "validation decides no weights"
+    workspace.extend(run, training.workspace)
+    assert workspace.run_that_lacks([2, 4]) is None and workspace.take_finished([2, 4])
+    with zipfile.ZipFile(workspace.run_zip) as archive:
+        extended = {name: archive.read(name) for name in archive.namelist()}
+    assert differing(extended, wanted) == [] and list(extended) == list(wanted)
+    added = {f"checkpoints/epoch-{e}.pt" for e in missing}
+    assert {n for n in extended if extended[n] != first.get(n)} == {"run.json", *added}
+
+
+def test_a_training_that_comes_out_otherwise_adds_nothing(data, tmp_path):
+    given = settings(conf_with(), epochs=3)
+    finished(training_of(data, tmp_path, given))
+    workspace = Workspace(str(tmp_path), "0", "f")
+    before = workspace.run_zip.read_bytes()
+    other = {**given, "optimizer": component("SGD", lr=0.5)}
+    with pytest.raises(
+        UserError, match=r"split 0: epoch \d, trained once more .*comes out otherwise .*take the epoch out"
+    ):
+        repeated(data, tmp_path, other, workspace.run_zip, [2]).run()
+    assert workspace.run_zip.read_bytes() == before
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 2), (3, 4)])

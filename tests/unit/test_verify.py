@@ -24,7 +24,7 @@ from armarium.findings import KINDS, SHOWN
 from armarium.hashing import HashIndex
 from armarium.manifest import read_manifest, write_manifest
 from armarium.provenance import read_sidecar, step
-from armarium.run import INFO, member_of_checkpoint, run_identity, run_info
+from armarium.run import INFO, finished_run, member_of_checkpoint, weights_of
 from armarium.synthesize import synthesize_dataset
 from armarium.verify import verify
 from armarium.zips import write_zip
@@ -36,7 +36,11 @@ SECTION = section(test={"groups": {"held": {"from": "test"}}})
 WEIGHTS, SEGMENTATION = "training/split-0/models/final/model.pt", "eval/case_005/case_005_seg.nii.gz"
 
 
-def write_run(archive: str, split: str, **other) -> None:
+def weights_in(split: str, epoch: int, note: str = "", **_) -> str:
+    return f"weights {split} {epoch}{note}"
+
+
+def write_run(archive: str, split: str, **other: str) -> None:
     """What training leaves, but with a few bytes for weights."""
     best = {name: {"epoch": epoch, "value": 0.5} for epoch, name in enumerate(("loss", "MeanDice"), 1)}
     info = {
@@ -46,12 +50,13 @@ def write_run(archive: str, split: str, **other) -> None:
         "device": "cpu",
         "machine": platform.machine(),
         "cpu_capability": cpu_capability(),
+        "checkpoints": {str(e): sha256(weights_in(split, e, **other).encode()).hexdigest() for e in (1, 2)},
         **other,
     }
     output = layout.run_zip(archive, split)
     inputs = [layout.effective(archive, "train"), layout.splits_json(archive), layout.cases_tsv(archive)]
     with step(archive, f"train_split-{split}", "train_split", inputs, [output]):
-        weights = {member_of_checkpoint(epoch): f"weights {split} {epoch}" for epoch in (1, 2)}
+        weights = {member_of_checkpoint(epoch): weights_in(split, epoch, **other) for epoch in (1, 2)}
         write_zip(output, {INFO: json_text(info), **weights})
 
 
@@ -60,11 +65,11 @@ def write_product(
 ) -> None:
     """A product that says what decided it, as its step writes it."""
     with step(archive, name, name, inputs, [output]):
-        split = which[-1] if which else "0"
-        held = {
-            "fingerprint": fingerprint_on_disk(archive, product, *which),
-            "run": run_identity(run_info(layout.run_zip(archive, split))),
-        }
+        run = finished_run(layout.run_zip(archive, which[-1] if which else "0"))
+        checkpoints = read_effective(archive, "select")["checkpoints"]
+        if product == "published evaluation":
+            checkpoints = [published_checkpoint(read_effective(archive, "train"))]
+        held = {"fingerprint": fingerprint_on_disk(archive, product, *which), "weights": weights_of(run, checkpoints)}
         write_zip(output, {INFO: json_text(held), **members})
 
 
@@ -320,7 +325,7 @@ def test_a_link_that_leaves_the_archive_is_not_followed(archive, target):
 
 
 @pytest.mark.parametrize(
-    "name", ["environment.json", "effective/train.json", "effective/evaluate.json", "effective/data.json"]
+    "name", ["environment.json", "effective/train.json", "effective/select.json", "effective/data.json"]
 )
 def test_nor_is_one_in_the_place_of_configuration(archive, name):
     os.mkfifo("secret")
@@ -495,8 +500,7 @@ def test_products_of_another_training_are_told(archive):
 
 
 def test_tests_on_a_group_that_the_configuration_dropped_are_told(archive):
-    part = read_effective(archive, "evaluate")
-    write_json(layout.effective(archive, "evaluate"), {**part, "groups": {}})
+    write_json(layout.effective(archive, "test"), {"groups": {}})
     manifest_anew(archive)
     told = {f.path: f.note for f in verify(archive, ".").of("other configuration")}
     assert told["test/evaluations/held_split-0.zip"] == "which has no group held"
@@ -527,7 +531,8 @@ def test_bytes_other_than_those_in_the_zip_they_were_taken_from_are_told(archive
     "text", ["{}", "[]", '{"groups": 5}', '{"groups": [[]], "checkpoints": [5]}', '{"checkpoints": {}}']
 )
 def test_configuration_that_cannot_be_understood_is_told(archive, text):
-    put(layout.effective(archive, "evaluate"), text)
+    for part in ("test", "select"):
+        put(layout.effective(archive, part), text)
     manifest_anew(archive)
     wrong = found(archive)
     assert "configuration" in wrong or "other configuration" in wrong

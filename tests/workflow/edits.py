@@ -492,6 +492,11 @@ def changed_json(name: str, change: Callable[[object], object]) -> Edit:
     return edit
 
 
+def one_more(splits: list) -> None:
+    splits.append({"train": [*splits[0]["train"][1:], *splits[1]["train"][:1]], "validation": splits[1]["train"][1:]})
+    splits[2]["validation"] += splits[0]["train"][:1]
+
+
 def other_side(splits: list) -> None:
     splits[0]["validation"].append(splits[0]["train"].pop())
 
@@ -500,6 +505,7 @@ GIVEN_EDITS: dict[str, Edit] = {
     f"{ROOT}.publish": given_section(publish=1),
     "the split file in another layout": changed_json("splits.json", lambda splits: None),
     "the split file's names in another order": changed_json("splits.json", lambda splits: splits[0]["train"].reverse()),
+    "another split in the split file": changed_json("splits.json", one_more),
     "a case on another side in the split file": changed_json("splits.json", other_side),
     "another pattern for a derived column": given_section("dataset", "columns", "pair", pattern="_([0-9]+)"),
     "the other list in another layout": changed_json(OTHER, lambda content: content["training"].reverse()),

@@ -56,7 +56,7 @@ def inference_config(archive: str) -> dict:
     archive holds. Without a test group, the published split's validation cases.
     """
     settings = read_effective(archive, "train")
-    key = "test" if read_effective(archive, "evaluate")["groups"] else "validation"
+    key = "test" if read_effective(archive, "test")["groups"] else "validation"
     before, after = parts.split_post(settings)
     post = parts.transforms(before, {"pred"})
     if settings["task"] == "segmentation":

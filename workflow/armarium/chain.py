@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
@@ -20,8 +20,9 @@ from .configure import DEPENDS_ON, fingerprint_on_disk, published_checkpoint
 from .errors import UserError
 from .files import read_json
 from .findings import Finding
-from .provenance import DATA, OUTSIDE
-from .run import epoch_of, member_of_checkpoint, run_identity, run_info
+from .parts import same_where_both
+from .provenance import DATA, OUTSIDE, extended_by
+from .run import epoch_of, member_of_checkpoint, run_info, weights_of
 from .scan import Scan
 from .zips import opened
 
@@ -96,9 +97,16 @@ class Evidence:
 
 def older_inputs(evidence: Evidence) -> Iterator[Finding]:
     """Products made from another version of an input than the one that is there."""
+    extended = extended_by(evidence.steps, evidence.expected)
     for step in evidence.steps:
         made, read = evidence.current(step), step["inputs"].items()
-        others = [p for p, f in read if not p.startswith((DATA, OUTSIDE)) and evidence.expected.get(p) != f["sha256"]]
+        others = [
+            path
+            for path, facts in read
+            if not path.startswith((DATA, OUTSIDE))
+            and evidence.expected.get(path) != facts["sha256"]
+            and facts["sha256"] not in extended.get(path, ())
+        ]
         if others:
             note = f"from {', '.join(others[:3])}{' and others' if len(others) > 3 else ''}"
             for path in made:
@@ -111,25 +119,31 @@ def older_inputs(evidence: Evidence) -> Iterator[Finding]:
 def other_origins(evidence: Evidence) -> Iterator[Finding]:
     """Products of another configuration, and those of another training than the one that is there."""
     archive = evidence.archive
-    evaluate, publish = (layout.effective(archive, part) for part in ("evaluate", "publish"))
-    if not (evidence.sound(evaluate) and evidence.sound(publish)):
+    parts = [layout.effective(archive, part) for part in ("test", "select", "train", "publish")]
+    if not all(map(evidence.sound, parts)):
         return
     try:
-        groups, published = list(evidence.json(evaluate)["groups"]), evidence.json(publish)["publish"]
+        groups, chosen, best, publish = _selected(*map(evidence.json, parts))
     except NOT_UNDERSTOOD as error:
-        yield Finding("configuration", evidence.inside(evaluate), f"{type(error).__name__}: {error}")
+        yield Finding("configuration", evidence.inside(parts[0]), f"{type(error).__name__}: {error}")
         return
+    exported = list(dict.fromkeys([*chosen, best]))
     yield from _origin(evidence, layout.splits_json(archive), "splits")
     for k in evidence.splits():
         run = layout.run_zip(archive, k)
         yield from _origin(evidence, run, "training", k)
-        yield from _origin(evidence, layout.exports_zip(archive, k), "export", k, run=run)
-        yield from _tested(evidence, k, groups)
-    run = layout.run_zip(archive, published)
-    yield from _origin(evidence, layout.eval_zip(archive), "published evaluation", run=run)
+        yield from _origin(evidence, layout.exports_zip(archive, k), "export", k, run=run, of=exported)
+        yield from _tested(evidence, k, groups, chosen)
+    run = layout.run_zip(archive, publish)
+    yield from _origin(evidence, layout.eval_zip(archive), "published evaluation", run=run, of=[best])
 
 
-def _tested(evidence: Evidence, split: int, groups: list[str]) -> Iterator[Finding]:
+def _selected(test: dict, select: dict, train: dict, publish: dict) -> tuple[list[str], list[str], str, int]:
+    """Test groups, selected checkpoints, the published checkpoint and split."""
+    return list(test["groups"]), list(map(str, select["checkpoints"])), published_checkpoint(train), publish["publish"]
+
+
+def _tested(evidence: Evidence, split: int, groups: list[str], chosen: list[str]) -> Iterator[Finding]:
     """Tests of a split, also on groups that the configuration no longer has."""
     run = layout.run_zip(evidence.archive, split)
     before, after = layout.evaluation_zip("", "*", split)[1:].split("*")
@@ -139,14 +153,15 @@ def _tested(evidence: Evidence, split: int, groups: list[str]) -> Iterator[Findi
             continue
         path = layout.evaluation_zip(evidence.archive, group, split)
         if group in groups:
-            yield from _origin(evidence, path, "evaluation", group, split, run=run)
+            yield from _origin(evidence, path, "evaluation", group, split, run=run, of=chosen)
         elif evidence.sound(path):
             yield Finding("other configuration", name, f"which has no group {group}")
 
 
 def _origin(
-    evidence: Evidence, path: str, product: str, *which: str | int, run: str | None = None
+    evidence: Evidence, path: str, product: str, *which: str | int, run: str | None = None, of: Iterable[str] = ()
 ) -> Iterator[Finding]:
+    """``of``: the checkpoints of ``run`` that it should have a part of."""
     parts = [layout.effective(evidence.archive, part) for part in DEPENDS_ON[product]]
     if not evidence.sound(path) or not all(map(evidence.sound, parts)):
         return
@@ -158,8 +173,20 @@ def _origin(
         return
     if held.get("fingerprint") != wanted:
         yield Finding("other configuration", name, "" if held else "it does not say which")
-    elif run and evidence.sound(run) and held.get("run") != run_identity(evidence.held_by(run)):
-        yield Finding("other run", name, f"not from {evidence.inside(run)}")
+    elif run and evidence.sound(run):
+        yield from _other_weights(evidence, name, held, evidence.held_by(run), list(of))
+
+
+def _other_weights(evidence: Evidence, name: str, held: dict, run: dict, of: list[str]) -> Iterator[Finding]:
+    """Whether a product was made from the weights that a run holds, of the checkpoints that it should have."""
+    try:
+        weights, wanted = dict(held.get("weights", {})), weights_of(run, of)
+    except NOT_UNDERSTOOD:
+        return  # the run is told as one that does not say what it is
+    if not same_where_both(weights, wanted):
+        yield Finding("other run", name, "not from the weights that are there")
+    elif weights.keys() != wanted.keys():
+        yield Finding("other configuration", name, f"of the checkpoints {', '.join(weights) or 'none'}")
 
 
 # ---- what was taken out of zip files
@@ -192,7 +219,7 @@ def _taken_from(evidence: Evidence) -> dict[str, dict[str, str]]:
     """Targets and the members that they are, by zip file."""
     archive, taken = evidence.archive, defaultdict(dict)
     try:
-        chosen = [str(name) for name in evidence.json(layout.effective(archive, "evaluate"))["checkpoints"]]
+        chosen = [str(name) for name in evidence.json(layout.effective(archive, "select"))["checkpoints"]]
         published = published_checkpoint(evidence.json(layout.effective(archive, "train")))
         publish = evidence.json(layout.effective(archive, "publish"))["publish"]
     except NOT_UNDERSTOOD:

@@ -19,15 +19,26 @@ from .hashing import HashIndex
 TESTED = "test:"
 """Start of the name of what only tests read: a list of test cases, a file of theirs."""
 
+
+def of_list(subset: str, file: str = "") -> str:
+    """The name of a list of test cases or, given one, of a file of such a case."""
+    return f"{TESTED}{subset}:{file}" if file else f"{TESTED}{subset}"
+
+
+def is_of_list(name: str, subset: str) -> bool:
+    """Whether a name is that of a list of test cases, or of a file of theirs."""
+    return name == of_list(subset) or name.startswith(f"{of_list(subset)}:")
+
+
 LIST = "list"
 
 
 def list_digests(dataset: Dataset) -> dict[str, str]:
     """SHA-256 over what each list says, not how or in which order it is written: the training cases', test cases'."""
-    rows: dict[str, list] = {LIST: [], f"{TESTED}{TEST}": []}
+    rows: dict[str, list] = {LIST: [], of_list(TEST): []}
     for c in sorted(dataset.cases, key=lambda c: c.case):
         row = [c.case, c.participant_id, c.session_id, c.images, c.label, c.columns, c.subset]
-        rows.setdefault(f"{TESTED}{c.subset}" if _is_tested(c) else LIST, []).append(row)
+        rows.setdefault(of_list(c.subset) if _is_tested(c) else LIST, []).append(row)
     texts = {name: json.dumps([found, sorted(dataset.labels.items())], sort_keys=True) for name, found in rows.items()}
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
 
@@ -56,7 +67,8 @@ def changed_files(
 ) -> dict[str, list[str]]:
     """Files, and the lists themselves, whose content ever changed: the hash first checked, and the present one.
 
-    Names of what only tests read start with ``TESTED``; ``groups`` are the test groups.
+    Names of what only tests read start with ``TESTED`` and say whose they are, once for each list that has them;
+    ``groups`` are the test groups.
     """
     changed = _noted(Path(layout.changed_files(archive)))
     lists = [dataset_spec["list"], *(group["list"] for group in groups.values() if "list" in group)]
@@ -67,15 +79,28 @@ def changed_files(
     digests = list_digests(dataset)
     known, files = _recorded(archive, dataset)
     present = {str(Path(data_root, f)): f for f in files if Path(data_root, f).is_file()}
-    trained = dataset_files(replace(dataset, cases=[c for c in dataset.cases if not _is_tested(c)]))
-    names = {f: f if f in trained else f"{TESTED}{f}" for f in files}
-    current = {names[present[p]]: h for p, h in index.many(list(present)).items()} | digests
-    recorded = {names[f]: h for f, h in files.items()} | known
+    names = _names(dataset)
+    current = {n: h for p, h in index.many(list(present)).items() for n in names[present[p]]} | digests
+    recorded = {n: h for f, h in files.items() for n in names[f]} | known
     for name in current.keys() & (changed | recorded).keys():  # another list is a change of the configuration
         first, last = changed.get(name) or [recorded[name]] * 2
         if current[name] != last:
             changed[name] = [first, current[name]]
     return dict(sorted(changed.items()))
+
+
+def _names(dataset: Dataset) -> dict[str, list[str]]:
+    """The names under which changes of each file are noted."""
+    found: dict[str, list[str]] = {f: [f] for f in _files_of(dataset, [c for c in dataset.cases if not _is_tested(c)])}
+    for subset in dict.fromkeys(c.subset for c in dataset.cases if _is_tested(c)):
+        for file in _files_of(dataset, [c for c in dataset.cases if c.subset == subset]):
+            if found.setdefault(file, []) != [file]:
+                found[file].append(of_list(subset, file))
+    return found
+
+
+def _files_of(dataset: Dataset, cases: list[Case]) -> list[str]:
+    return dataset_files(replace(dataset, cases=cases))
 
 
 def _noted(path: Path) -> dict[str, list[str]]:

@@ -19,12 +19,11 @@ DISTRIBUTIONS = {"ignite": "pytorch-ignite"}
 
 def other_circumstances(evidence: Evidence) -> Iterator[Finding]:
     """What was made by other code, and in another environment, than this process's."""
-    here = code_sha256()
     codes, differences, spent = defaultdict(Counter), Counter(), Counter()
     for step in evidence.steps:
         made = len(evidence.current(step))
-        if made and step["code_sha256"] != here:
-            codes[step["rule"]][_code(step["armarium"], step["code_sha256"])] += made
+        for maker in _makers(step) if made else ():
+            codes[step["rule"]][_code(maker["armarium"], maker["code_sha256"])] += made
             spent[step["rule"]] += _seconds(step)
         for difference in package_differences(step) if made else ():
             differences[difference] += made
@@ -35,6 +34,11 @@ def other_circumstances(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("other environment", difference, f"{count} files")
     for k in evidence.splits():
         yield from _other_processor(evidence, k)
+
+
+def _makers(step: dict) -> list[dict]:
+    """Who made a step's products by other code than this: the step, and earlier ones that it took parts from."""
+    return [m for m in (step, *step.get("extends", [])) if m.get("code_sha256", code_sha256()) != code_sha256()]
 
 
 def this_code() -> str:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import posixpath
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from . import layout, recipe
-from .changes import TESTED, changed_files
+from .changes import TESTED, changed_files, is_of_list
 from .config import check, typed
+from .dataset import SUBSETS, TEST
 from .errors import UserError
 from .files import json_text, read_json, read_text, write_text
 from .hashing import HashIndex
@@ -65,12 +68,17 @@ class Configured:
     @cached_property
     def checkpoints(self) -> list[str]:
         """The selected checkpoints."""
-        return json.loads(self.effective["evaluate"])["checkpoints"]
+        return json.loads(self.effective["select"])["checkpoints"]
+
+    @cached_property
+    def exported(self) -> list[str]:
+        """Every selected checkpoint, and the published one."""
+        return list(dict.fromkeys([*self.checkpoints, self.published_checkpoint]))
 
     @cached_property
     def groups(self) -> list[str]:
         """The test groups."""
-        return list(json.loads(self.effective["evaluate"])["groups"])
+        return list(json.loads(self.effective["test"])["groups"])
 
     @property
     def published_checkpoint(self) -> str:
@@ -89,21 +97,23 @@ def split_numbers(part: dict) -> list[int]:
 
 
 DEPENDS_ON = {
-    "splits": ("data", "split", "evaluate", "files"),
+    "splits": ("data", "split", "test", "files"),
     "training": ("data", "split", "train", "files"),
-    "evaluation": ("data", "split", "train", "evaluate", "files"),
-    "export": ("data", "split", "train", "evaluate", "export", "publish", "files"),
-    "published evaluation": ("data", "split", "train", "evaluate", "export", "publish", "files"),
+    "evaluation": ("data", "split", "train", "test", "files"),
+    "export": ("data", "split", "train", "test", "export", "publish", "files"),
+    "published evaluation": ("data", "split", "train", "test", "predict", "export", "publish", "files"),
 }
-"""The parts of the effective configuration that decide each costly product."""
-WITHOUT_TESTS = ("training", "export")
-"""Products that no test case decides."""
+"""The parts of the effective configuration of which something decides each costly product.
+
+Which checkpoints are selected decides none: a product that holds several says of which weights each is.
+"""
 
 
 def fingerprint(effective: dict[str, str], product: str, *which: str | int) -> str:
     """SHA-256 over the configuration that decides a product, by content.
 
-    What it leaves out, torch's version and the CPU, is recorded in the product itself.
+    Of what tells products of a kind apart only its own counts: of given splits the split's own cases, of test groups
+    the group's own. What it leaves out, torch's version and the CPU, is recorded in the product itself.
 
     Parameters
     ----------
@@ -112,18 +122,98 @@ def fingerprint(effective: dict[str, str], product: str, *which: str | int) -> s
     product:
         A key of ``DEPENDS_ON``.
     which:
-        The split, the group: what tells products of a kind apart.
+        The split; of an evaluation the group, then the split.
     """
-    parts = [_differences(effective[p], product) if p == "files" else effective[p] for p in DEPENDS_ON[product]]
+    parts = _DECIDED_BY[product](effective, *map(str, which))
     return hashlib.sha256("\0".join([product, *parts, *map(str, which)]).encode()).hexdigest()
 
 
-def _differences(files: str, product: str) -> str:
-    """Of the files that ever changed those that differ from what was first checked: a revert leaves nothing."""
+def _splits(effective: dict[str, str]) -> list[str]:
+    return [*(effective[part] for part in ("data", "split", "test")), _differences(effective["files"], None)]
+
+
+def _training(effective: dict[str, str], split: str) -> list[str]:
+    return [*_trained_by(effective, split), _differences(effective["files"], ())]
+
+
+def _trained_by(effective: dict[str, str], split: str) -> list[str]:
+    return [effective["data"], _sides_of(json.loads(effective["split"]), split), effective["train"]]
+
+
+def _sides_of(part: dict, split: str) -> str:
+    """What decides the cases that a split trains and validates on: where they are drawn, the whole draw."""
+    if part["splits"]["method"] != "file":
+        return json_text(part)
+    sides = given_sides(part["given"])[int(split)]
+    return json_text({side: entries for side, entries in sides.items() if side != "test"})
+
+
+def _evaluation(effective: dict[str, str], group: str, split: str) -> list[str]:
+    own = _groups_by_definition(effective, (group,))
+    return [*_trained_by(effective, split), json_text(own), _differences(effective["files"], _lists(own))]
+
+
+def _export(effective: dict[str, str], split: str) -> list[str]:
+    return [*_exported_by(effective, split), _differences(effective["files"], ())]
+
+
+def _exported_by(effective: dict[str, str], split: str) -> list[str]:
+    # What is exported says whether it is meant for test cases or for its own validation cases.
+    tested = json_text(bool(json.loads(effective["test"])["groups"]))
+    return [*_trained_by(effective, split), tested, effective["export"], effective["publish"]]
+
+
+def _published_evaluation(effective: dict[str, str], *_: str) -> list[str]:
+    split = str(json.loads(effective["publish"])["publish"])
+    tested = _groups_by_definition(effective, json.loads(effective["test"])["groups"])
+    differences = _differences(effective["files"], _lists(tested))
+    return [*_exported_by(effective, split), effective["predict"], json_text(tested), differences]
+
+
+_DECIDED_BY = {
+    "splits": lambda effective, *_: _splits(effective),
+    "training": _training,
+    "evaluation": _evaluation,
+    "export": _export,
+    "published evaluation": _published_evaluation,
+}
+
+
+def _groups_by_definition(effective: dict[str, str], names: Iterable[str]) -> list:
+    """What decides the cases of test groups, each once; a group that is drawn or given has its name in it."""
+    groups, part = json.loads(effective["test"])["groups"], json.loads(effective["split"])
+    found = []
+    for name in names:
+        group = groups[name]
+        if "given" in group:
+            found.append([name, [sides.get("test") for sides in given_sides(part["given"])[:1]]])
+        else:
+            found.append([name, group, part] if _takes_training_cases(group) else group)
+    return sorted({json_text(group): group for group in found}.values(), key=json_text)
+
+
+def _lists(groups: list) -> list[str]:
+    """The lists of test cases that groups, as above, are made of."""
+    found = []
+    for group in groups:
+        if isinstance(group, dict):
+            named = group.get("from", TEST)
+            found.append(posixpath.normpath(group["list"]) if "list" in group else SUBSETS.get(named, named))
+    return found
+
+
+def _differences(files: str, lists: Iterable[str] | None) -> str:
+    """Of the files that ever changed those that differ from what was first checked: a revert leaves nothing.
+
+    Of test cases only those of some ``lists``; None for all.
+    """
     different = {name: now for name, (first, now) in json.loads(files).items() if now != first}
-    return json_text(
-        {n: now for n, now in different.items() if product not in WITHOUT_TESTS or not n.startswith(TESTED)}
-    )
+    read = {
+        name: now
+        for name, now in different.items()
+        if lists is None or not name.startswith(TESTED) or any(is_of_list(name, of) for of in lists)
+    }
+    return json_text(read)
 
 
 def fingerprint_on_disk(archive: str, product: str, *which: str | int) -> str:
@@ -259,6 +349,13 @@ def _check_selection(spec: dict, settings: dict, archive: str) -> list[str]:
     unknown = [m for m in best if m not in known]
     if unknown:
         raise UserError(f"{archive}: select.best names {unknown}; the recipe has the metrics {known}")
+    interval, last = settings["validation_interval"], settings["epochs"]
+    unseen = [e for e in spec["select"]["epochs"] if e % interval and e < last]
+    if unseen:
+        raise UserError(
+            f"{archive}: select.epochs names {unseen}, but training validates every {interval} epochs and after the last one; "
+            f"wanted multiples of {interval}, or {last}: a checkpoint comes with its validation"
+        )
     beyond = [e for e in spec["select"]["epochs"] if e > settings["epochs"]]
     if beyond:
         raise UserError(f"{archive}: select.epochs names {beyond}, but training has {settings['epochs']} epochs")
@@ -314,11 +411,12 @@ def _effective(spec: dict, settings: dict, chosen: list[str], given_splits: dict
         "train": {
             **_sorted({k: v for k, v in settings.items() if k not in EXECUTION_KEYS}),
             "task": dataset["task"],
-            "keep_epochs": sorted(spec["select"]["epochs"]),
             "allow": spec["allow"],
         },
         "execution": {k: settings[k] for k in EXECUTION_KEYS},
-        "evaluate": {"checkpoints": chosen, "groups": {**other, **drawn}, "predictions": spec["predictions"]},
+        "select": {"checkpoints": chosen},
+        "test": {"groups": {**other, **drawn}},
+        "predict": {"predictions": spec["predictions"]},
         "export": spec["export"],
         "publish": {
             "publish": spec["publish"],
@@ -429,7 +527,7 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
             f"{archive}: {asked:,} results of every split, checkpoint and test group, wanted at most {MOST_RESULTS:,}; ask for fewer of these"
         )
     index = HashIndex(Path(given.cache_dir, "hashes.sqlite"))
-    groups = {g: t for g, t in parts["evaluate"]["groups"].items() if "given" not in t}
+    groups = {g: t for g, t in parts["test"]["groups"].items() if "given" not in t}
     configured.effective["files"] = json_text(changed_files(archive, spec["dataset"], groups, data_root, index))
 
     texts = {n: _text(layout.mmar_config(archive, n), v) for n, v in {"archive.json": spec, **files}.items()}
@@ -455,8 +553,14 @@ def read_effective(archive: str, part: str) -> dict:
 
 
 def training_settings_of(archive: str) -> dict:
-    """The effective training configuration with how it is carried out."""
-    return {**read_effective(archive, "train"), **read_effective(archive, "execution")}
+    """The effective training configuration with how it is carried out, and the epochs whose weights to keep."""
+    kept = epochs_listed(read_effective(archive, "select")["checkpoints"])
+    return {**read_effective(archive, "train"), **read_effective(archive, "execution"), "keep_epochs": kept}
+
+
+def epochs_listed(checkpoints: Iterable[str]) -> list[int]:
+    """The epochs that are selected by number."""
+    return sorted(int(c.removeprefix("epoch-")) for c in checkpoints if c.startswith("epoch-"))
 
 
 def data_root_of(archive: str) -> str:

@@ -48,15 +48,16 @@ def contents_of(archive: str) -> Contents:
         If the archive was never planned, or its effective configuration is not as planning writes it.
     """
     check_boundary(archive)
-    train, split, evaluate, publish = (read_effective(archive, p) for p in ("train", "split", "evaluate", "publish"))
+    parts = ("train", "split", "select", "test", "predict", "publish")
+    train, split, select, test, predict, publish = (read_effective(archive, part) for part in parts)
     try:
         found = Contents(
             str(train["task"]),
             split_numbers(split),
             publish["publish"],
-            list(evaluate["checkpoints"]),
-            list(evaluate["groups"]),
-            bool(evaluate["predictions"]),
+            list(select["checkpoints"]),
+            list(test["groups"]),
+            bool(predict["predictions"]),
         )
         named = all(map(CHECKPOINT.fullmatch, found.checkpoints)) and all(map(GROUP.fullmatch, found.groups))
         if named and found.checkpoints and found.publish in found.splits:
@@ -64,6 +65,6 @@ def contents_of(archive: str) -> Contents:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError):
         pass
     raise UserError(
-        f"{layout.effective(archive, 'evaluate')} and those beside it: not as planning writes them; "
+        f"{layout.effective(archive, 'select')} and those beside it: not as planning writes them; "
         f"ask Snakemake for any file of the archive, which writes them anew"
     )

@@ -10,28 +10,24 @@ import math
 import re
 import warnings
 import zipfile
+from collections.abc import Sequence
 
 import torch
 
 from .errors import UserError
 from .files import json_text
 from .network import build_network, make_deterministic
-from .run import INFO, epoch_of, finished_run, run_identity
+from .parts import PARITY, SCRIPT, Part
+from .run import epoch_of, finished_run
 from .transforms import components_at_work
 from .weights import load_into
-from .zips import write_zip
 
-PARITY = "parity.json"
 LARGEST_INPUT = 1 << 30
 """Values of an input that is made up to compare two networks."""
 CONSTANTS = re.compile(rb"(?:^  \w+ : Final\[.*\n)+", re.M)
 """A class's constants in TorchScript's code: written in the order of a set, so of Python's hash seed."""
 EXPORTED_ROOT = "model"
 """The folder that a TorchScript file's members lie in: its name without the suffix, as torch has it."""
-
-
-def exported_name(checkpoint: str) -> str:
-    return f"{checkpoint}.ts"
 
 
 def network_input_shape(settings: dict, info: dict) -> list[int]:
@@ -107,16 +103,10 @@ def parity(network: torch.nn.Module, data: bytes, example: torch.Tensor) -> floa
         return float((first_output(network(example)) - first_output(loaded(example))).abs().max())
 
 
-def export_split(
-    settings: dict,
-    run_zip: str,
-    checkpoints: list[str],
-    tolerance: float,
-    extra: dict[str, str],
-    target: str,
-    fingerprint: str,
-) -> list[bytes]:
-    """Export every selected checkpoint of a split into one zip.
+def export_checkpoints(
+    settings: dict, run_zip: str, checkpoints: Sequence[str], tolerance: float, extra: dict[str, str]
+) -> dict[str, Part]:
+    """Export checkpoints of a split.
 
     Parameters
     ----------
@@ -125,20 +115,16 @@ def export_split(
     run_zip:
         Where the weights are.
     checkpoints:
-        Names such as ``best-loss``; those of one epoch are exported once.
+        Names such as ``best-loss``.
     tolerance:
         Largest difference allowed between eager and TorchScript.
     extra:
         Texts that the TorchScript files carry, by name.
-    target:
-        The zip to write.
-    fingerprint:
-        Of what determined it, kept inside.
 
     Returns
     -------
-    list of bytes
-        The TorchScript files.
+    dict
+        By checkpoint: the TorchScript file, and how it was made and differs from eager.
 
     Raises
     ------
@@ -149,29 +135,15 @@ def export_split(
     info = finished_run(run_zip, "input_shape")
     shape = network_input_shape(settings, info)
     example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    members: dict[str, bytes | str] = {}
-    by_epoch: dict[int, tuple[bytes, dict]] = {}
+    made: dict[str, Part] = {}
     for checkpoint in checkpoints:
-        epoch = epoch_of(info, checkpoint)
-        if epoch not in by_epoch:
-            by_epoch[epoch] = _export_one(settings, run_zip, epoch, example, tolerance, extra)
-        members[exported_name(checkpoint)] = by_epoch[epoch][0]
-    report = {
-        c: {"epoch": epoch_of(info, c), "input_shape": shape, **by_epoch[epoch_of(info, c)][1]} for c in checkpoints
-    }
-    write_zip(
-        target,
-        {
-            INFO: json_text({"fingerprint": fingerprint, "run": run_identity(info)}),
-            PARITY: json_text(report),
-            **members,
-        },
-    )
-    return [data for data, _ in by_epoch.values()]
+        data, how = _export_one(settings, run_zip, epoch_of(info, checkpoint), example, tolerance, extra)
+        made[checkpoint] = {SCRIPT: data, PARITY: json_text({"input_shape": shape, **how})}
+    return made
 
 
 def export_again(settings: dict, run_zip: str, checkpoint: str, tolerance: float, extra: dict[str, str]) -> bytes:
-    """The TorchScript that :func:`export_split` makes of one checkpoint."""
+    """The TorchScript that :func:`export_checkpoints` makes of one checkpoint."""
     make_deterministic(settings)
     info = finished_run(run_zip, "input_shape")
     example = torch.randn(network_input_shape(settings, info), generator=torch.Generator().manual_seed(0))

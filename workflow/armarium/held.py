@@ -13,7 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from . import layout
+from .errors import UserError
 from .files import replacing
+from .parts import same_where_both
+from .run import INFO, run_info
+from .zips import opened
 
 
 def hold(archive: str, product: str) -> bool:
@@ -32,7 +36,10 @@ def hold(archive: str, product: str) -> bool:
 
 
 def give_back(archive: str, product: str) -> bool:
-    """Put the last version back where there is no other, else drop it; whether it was put back."""
+    """Put the last version back where there is no other, else drop it; whether it was put back.
+
+    A zip that only got or lost a part is as old as its last version: what was cut out of that is not older than it.
+    """
     held = layout.held_version(archive, product)
     if not os.path.exists(held):
         return False
@@ -41,10 +48,22 @@ def give_back(archive: str, product: str) -> bool:
         os.makedirs(os.path.dirname(product), exist_ok=True)
         os.replace(held, product)
     else:
+        if product.endswith(".zip") and _has_the_same(held, product):
+            os.utime(product, ns=(os.stat(held).st_mtime_ns,) * 2)
         os.remove(held)
     with suppress(OSError):
         os.removedirs(os.path.dirname(held))
     return is_lost
+
+
+def _has_the_same(last: str, product: str) -> bool:
+    """Whether what two versions of a zip both hold is equal, and they say that the same decided it."""
+    try:
+        with opened(last) as a, opened(product) as b:
+            then, now = ({m.filename: (m.file_size, m.CRC) for m in z.infolist() if m.filename != INFO} for z in (a, b))
+        return run_info(last)["fingerprint"] == run_info(product)["fingerprint"] and same_where_both(then, now)
+    except (OSError, UserError, KeyError, TypeError):
+        return False
 
 
 def held_products(archive: str) -> list[str]:

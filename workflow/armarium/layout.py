@@ -10,7 +10,7 @@ from __future__ import annotations
 
 TRAIN, VALIDATION = "train", "validation"
 SIDES = (TRAIN, VALIDATION)
-EFFECTIVE = ("data", "check", "split", "train", "execution", "evaluate", "export", "publish")
+EFFECTIVE = ("data", "check", "split", "train", "execution", "select", "test", "predict", "export", "publish")
 METRIC_TABLES = ("aggregated.tsv", "details.tsv", "classes.tsv", "class_details.tsv")
 MMAR_CONFIGS = (
     "config_train.json",
@@ -166,6 +166,11 @@ def run_zip(a: str, split: str | int) -> str:
 def tmp_dir(a: str, split: str | int) -> str:
     """Resume state; undeclared, gone when the archive is complete."""
     return f"{split_dir(a, split)}/tmp"
+
+
+def added_epochs_dir(a: str, split: str | int) -> str:
+    """The same of training some epochs once more, for checkpoints that the run does not hold."""
+    return f"{tmp_dir(a, split)}/epochs"
 
 
 def held_version(a: str, path: str) -> str:

@@ -75,7 +75,9 @@ def _come_back_equal(archive: str, lost: set[str], manifest: Manifest) -> bool:
 
 
 def _is_at_hand(step: dict) -> bool:
-    return step["code_sha256"] == code_sha256() and not package_differences(step)
+    """Whether also what is older in its product was made by the code and the packages that are here."""
+    makers = [step, *step.get("extends", [])]
+    return all(m.get("code_sha256") == code_sha256() and not package_differences(m) for m in makers)
 
 
 def _same_processor(archive: str) -> bool:

@@ -21,7 +21,7 @@ from . import __version__, layout
 from .errors import UserError
 from .files import read_json, write_json
 from .hashing import HashIndex, list_sha256
-from .provenance import DATA, read_sidecars
+from .provenance import DATA, extended_by, read_sidecars
 
 EPOCH = "1970-01-01T00:00:00.000+00:00"
 """``datePublished``, which RO-Crate demands, of an archive without a sidecar."""
@@ -117,6 +117,7 @@ class _Crate:
         self.identity = archive_identity(archive, hash_index)
         self.steps = read_sidecars(archive)
         self.hashes = self._hash_files(hash_index)
+        self.extended = extended_by(self.steps, self.hashes)
         self.crate = ROCrate(version="1.1")  # newer versions fail the 0.5 run profiles
         self.crate.metadata.extra_contexts.append(f"{RUN_TERMS}/context")
         self.files: dict[str, Any] = {}
@@ -175,6 +176,13 @@ class _Crate:
         if readme in self.files:
             self.files[readme]["about"] = self.crate.root_dataset
         return self.files[main]
+
+    def _as_extended(self, entries: dict[str, dict]) -> dict[str, dict]:
+        """``entries``, a file whose parts an extended one still has being that one."""
+        return {
+            path: {**facts, "sha256": self.hashes[path]} if facts["sha256"] in self.extended.get(path, ()) else facts
+            for path, facts in entries.items()
+        }
 
     def _is_current(self, entry: tuple[str, dict]) -> bool:
         path, facts = entry
@@ -311,9 +319,9 @@ class _Crate:
             "CreateAction",
             f"{ACTION}{name}",
             name=f"Run of {name}",
-            description=f"A job of rule {step['rule']}",
+            description=f"A job of rule {step['rule']}{_of_earlier(step)}",
             instrument=tool,
-            object=self._things(step["inputs"]) + list(self._parameters(step)),
+            object=self._things(self._as_extended(step["inputs"])) + list(self._parameters(step)),
             result=self._things(step["outputs"]),
             startTime=_milliseconds(step["start"]),
             endTime=_milliseconds(step["end"]),
@@ -392,6 +400,12 @@ def _many(value: Any) -> list[Any]:
 def _one_or_many(value: Any) -> Any:
     """A list of one as its bare value, as RO-Crate 1.1 recommends."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _of_earlier(step: dict) -> str:
+    """When the parts of its product were made that a step found there."""
+    ends = [_milliseconds(earlier["end"]) for earlier in step.get("extends", []) if isinstance(earlier.get("end"), str)]
+    return f", which added to what had been made by {', '.join(ends)}" if ends else ""
 
 
 # ---- reading

@@ -167,7 +167,7 @@ def write_metrics_json(archive: str) -> list[str]:
 
 def write_callbacks_json(archive: str) -> list[str]:
     """``callbacks.json`` (``CallbacksHandlerConfig``): kept checkpoints, early stopping, resume states."""
-    train, chosen = training_settings_of(archive), read_effective(archive, "evaluate")["checkpoints"]
+    train, chosen = training_settings_of(archive), read_effective(archive, "select")["checkpoints"]
     modes = _modes(train)
     best = [c.removeprefix("best-") for c in chosen if c.startswith("best-")]
     epochs = [int(c.removeprefix("epoch-")) for c in chosen if c.startswith("epoch-")]
@@ -347,7 +347,7 @@ def write_summary_log(archive: str) -> list[str]:
         lines.append(f"      Epochs: {info['epochs']}{' (stopped early)' if info['stopped_early'] else ''}")
         lines += [f"      Best {name}: {_value(b['value'])} at epoch {b['epoch']}" for name, b in info["best"].items()]
     lines += ["", "------------------------ Test ------------------------", "", "Groups", ""]
-    for group in read_effective(archive, "evaluate")["groups"]:
+    for group in read_effective(archive, "test")["groups"]:
         tested = [str(k) for k in runs if Path(layout.evaluation_zip(archive, group, k)).is_file()]
         if tested:
             lines += [f"   - {group}", f"      Splits: {', '.join(tested)}"]

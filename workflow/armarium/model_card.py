@@ -100,8 +100,8 @@ def _results(archive: str, train: dict) -> str:
     if not runs:
         raise UserError(f"{archive}: no split is trained; the model card reports results")
     chosen, groups = (
-        read_effective(archive, "evaluate")["checkpoints"],
-        read_effective(archive, "evaluate")["groups"],
+        read_effective(archive, "select")["checkpoints"],
+        read_effective(archive, "test")["groups"],
     )
     published = published_checkpoint(train)
     checkpoint = published if published in chosen else chosen[0]

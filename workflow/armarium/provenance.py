@@ -48,6 +48,8 @@ class Step:
         What it ran on, such as the GPU's name.
     data_inputs:
         Files of the dataset, relative to the data root, with their SHA-256.
+    extends:
+        Earlier versions of the output that it has parts of, the last one first; see :func:`recorded_of`.
     """
 
     inputs: list[str]
@@ -55,6 +57,7 @@ class Step:
     parameters: dict[str, Any]
     data_inputs: dict[str, str]
     resources: dict[str, Any] = field(default_factory=dict)
+    extends: list[dict[str, Any]] = field(default_factory=list)
 
 
 @contextmanager
@@ -118,6 +121,7 @@ def step(
             "parameters": running.parameters,
             "inputs": read | _hashes(archive, added, hash_index) | data,
             "outputs": _hashes(archive, running.outputs, hash_index),
+            **({"extends": running.extends} if running.extends else {}),
         },
     )
 
@@ -153,12 +157,54 @@ def read_sidecar(path: str) -> dict[str, Any] | None:
     wrong += [key for key in ("start", "end") if key not in wrong and not _is_time(record[key])]
     files = [entry for key in ("inputs", "outputs") if key not in wrong for entry in record[key].values()]
     wrong += ["sha256"] * any(not isinstance(f, dict) or not isinstance(f.get("sha256"), str) for f in files)
+    extends = record.get("extends", [])
+    wrong += ["extends"] * (not isinstance(extends, list) or not all(map(_is_of_earlier, extends)))
     if wrong:
         raise UserError(
             f"{path}: damaged record of a step: {', '.join(wrong)} missing or of the wrong kind; restore it from a copy, "
             "or delete it and what it recorded, and have that made again"
         )
     return record
+
+
+_OF_EARLIER = ("start", "end", "host", "platform", "python", "packages", "armarium", "code_sha256")
+
+
+def recorded_of(archive: str, name: str, output: str, last: str | os.PathLike) -> list[dict[str, Any]]:
+    """What is known of the last version of a step's ``output``, which lies at ``last``, and of those that it extends.
+
+    Returns
+    -------
+    list of dict
+        Each with its ``sha256`` and, where that is recorded, when, where and by what it was made.
+    """
+    digest, path = sha256(last), layout.sidecar(archive, name)
+    try:
+        record = read_sidecar(path) if os.path.isfile(path) else None
+    except UserError:
+        record = None
+    made = record["outputs"].get(os.path.relpath(output, archive), {}) if record else {}
+    if made.get("sha256") != digest:
+        return [{"sha256": digest}]
+    return [{"sha256": digest, **{key: record[key] for key in _OF_EARLIER}}, *record.get("extends", [])]
+
+
+def extended_by(steps: list[dict[str, Any]], digests: dict[str, str]) -> dict[str, set[str]]:
+    """SHA-256 of the earlier versions whose parts files still have, so that what was cut out of those holds.
+
+    Parameters
+    ----------
+    steps:
+        Sidecars.
+    digests:
+        SHA-256 of the files as they are, by path.
+    """
+    found: dict[str, set[str]] = {}
+    for record in steps:
+        for path, facts in record["outputs"].items():
+            if digests.get(path) == facts["sha256"]:
+                found.setdefault(path, set()).update(e["sha256"] for e in record.get("extends", []))
+    return found
 
 
 def is_recorded(archive: str, name: str, output: str) -> bool:
@@ -170,6 +216,14 @@ def is_recorded(archive: str, name: str, output: str) -> bool:
         return False
     made = record["outputs"].get(os.path.relpath(output, archive), {}) if record else {}
     return made.get("sha256") == sha256(output)
+
+
+def _is_of_earlier(entry: Any) -> bool:
+    """Whether an entry is as :func:`recorded_of` makes it: a hash alone, or with all that was recorded."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+        return False
+    known = all(isinstance(entry.get(key), _KEYS[key]) for key in _OF_EARLIER)
+    return len(entry) == 1 or (known and _is_time(entry["start"]) and _is_time(entry["end"]))
 
 
 def _is_time(text: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import platform
 
 import monai
@@ -15,7 +14,7 @@ from .files import json_text
 from .history import Progress, peak_memory_mib
 from .maps import computational_json
 from .progress import event_scalars, mean_loss
-from .run import INFO, TRAINED, epochs_noted, saved
+from .run import INFO, TRAINED, epochs_noted, info_text, saved
 from .tables import tsv
 from .training import SplitTraining
 
@@ -91,7 +90,7 @@ def run_description(training: SplitTraining, fingerprint: str) -> dict:
         "epochs": progress.epoch,
         "stopped_early": progress.stopped_early,
         "best": finite,
-        "checkpoints": sorted(progress.epochs_to_keep(training.settings["keep_epochs"])),
+        "checkpoints": training.workspace.digests(progress.epochs_to_keep(training.settings["keep_epochs"])),
         "train": len(training.cases),
         "validation": len(training.validation),
         "input_shape": list(first.shape),
@@ -158,7 +157,7 @@ def run_members(training: SplitTraining, fingerprint: str, environment: dict[str
     """
     state = {name: part.state_dict() for name, part in training._stateful().items() if name != "network"}
     return {
-        INFO: json.dumps(run_description(training, fingerprint), indent=1, ensure_ascii=False),
+        INFO: info_text(run_description(training, fingerprint)),
         **history_members(training.progress, training.scorer.metrics),
         **log_members(training),
         "state/final.pt": saved(state),

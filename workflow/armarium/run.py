@@ -7,7 +7,6 @@ that Snakemake never deletes it, and is only ever replaced whole.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import io
 import json
 import os
@@ -16,19 +15,22 @@ import socket
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from . import layout
 from .errors import UserError
 from .files import parse_json, read_text, refusals_of, replacing, write_bytes
+from .hashing import sha256
 from .tables import read_tsv, tsv
 from .zips import copy_member, damaged, member_bytes, opened, zip_bytes, zip_member
 
 INFO = "run.json"
 JOURNAL = "journal.tsv"
+TRAINING_LOSS = "logs/training_loss.tsv"
 TRAINED, SAVED = "trained", "saved"
 """What the journal notes of an epoch."""
 
@@ -83,9 +85,14 @@ def _is_best(value: Any) -> bool:
     )
 
 
+def _are_digests(value: Any) -> bool:
+    return isinstance(value, dict) and all(e.isdecimal() and isinstance(h, str) for e, h in value.items())
+
+
 _RUN = {
     "epochs": _is_count,
     "best": _is_best,
+    "checkpoints": _are_digests,
     "input_shape": lambda v: isinstance(v, list) and len(v) in (3, 4) and all(map(_is_count, v)),
     "parameters": _is_count,
     "stopped_early": lambda v: isinstance(v, bool),
@@ -94,9 +101,17 @@ _RUN = {
 """What the rules need to know of a run, and how it looks."""
 
 
-def run_identity(info: dict | None) -> str | None:
-    """Tells one training's outcome from another's: a hash over what its run.zip says of itself."""
-    return None if info is None else hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
+def weights_of(info: dict, checkpoints: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the weights of each checkpoint that a run holds: they tell one training's outcome from another's."""
+    epochs = {c: c.removeprefix("epoch-") for c in checkpoints}
+    epochs |= {c: str(info["epochs"]) for c in epochs if c == "final"}
+    epochs |= {f"best-{name}": str(best["epoch"]) for name, best in info["best"].items() if f"best-{name}" in epochs}
+    return {c: info["checkpoints"][epoch] for c, epoch in epochs.items() if epoch in info["checkpoints"]}
+
+
+def lacking(info: dict, listed: Iterable[int]) -> list[int]:
+    """Listed epochs that a run reached and does not hold."""
+    return [e for e in listed if e <= info["epochs"] and str(e) not in info["checkpoints"]]
 
 
 @contextmanager
@@ -150,24 +165,39 @@ class Workspace:
         Whose training.
     fingerprint:
         Of what determines the training; a state or a finished run with another one is not used.
+    folder:
+        Another one than the split's own.
     """
 
-    def __init__(self, archive: str, split: str, fingerprint: str):
+    def __init__(self, archive: str, split: str, fingerprint: str, folder: str | None = None):
+        self.archive = archive
         self.run_zip = Path(layout.run_zip(archive, split))
-        self.folder = Path(layout.tmp_dir(archive, split))
+        self.folder = Path(folder or layout.tmp_dir(archive, split))
         self.fingerprint = fingerprint
         self.state_file = self.folder / "state.pt"
         self.kept = self.folder / "kept"
         self.events = self.folder / "events"
         self.done = self.folder / "done.zip"
 
-    def take_finished(self) -> bool:
-        """Put a run that is already finished in place; whether there was one."""
-        info = run_info(self.done)
-        if info is None or info.get("fingerprint") != self.fingerprint:
+    def take_finished(self, listed: Iterable[int] = ()) -> bool:
+        """Put a run that is already finished in place, if it holds the ``listed`` epochs; whether there was one."""
+        info = self._finished(self.done)
+        if info is None or lacking(info, listed):
             return False
         self._link_into_place()
         return True
+
+    def run_that_lacks(self, listed: Iterable[int]) -> Path | None:
+        """A finished run of this training that only lacks some of the ``listed`` epochs, if there is one."""
+        last = Path(layout.held_version(self.archive, str(self.run_zip)))
+        return next((p for p in (self.done, last) if (info := self._finished(p)) and lacking(info, listed)), None)
+
+    def _finished(self, path: Path) -> dict | None:
+        try:
+            info = finished_run(path, "fingerprint", "checkpoints")
+        except UserError:
+            return None
+        return info if info["fingerprint"] == self.fingerprint else None
 
     def _link_into_place(self) -> None:
         with replacing(self.run_zip) as temporary:
@@ -192,6 +222,7 @@ class Workspace:
 
     def start_afresh(self) -> None:
         """Forget what another configuration left."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         for path in (self.kept, self.events):
             shutil.rmtree(path, ignore_errors=True)
         self.state_file.unlink(missing_ok=True)
@@ -214,17 +245,43 @@ class Workspace:
     def save_state(self, state: dict) -> None:
         write_bytes(self.state_file, saved({**state, "fingerprint": self.fingerprint}))
 
-    def finish(self, members: dict[str, bytes | str], epochs: set[int]) -> None:
-        """Write run.zip with the kept checkpoints of ``epochs``, then forget the resume state."""
+    def digests(self, epochs: Iterable[int]) -> dict[str, str]:
+        """SHA-256 of the kept weights of ``epochs``; those that are not kept, as they were listed too late, left out."""
+        paths = {epoch: self.kept / f"{epoch}.pt" for epoch in sorted(epochs)}
+        return {str(epoch): sha256(path) for epoch, path in paths.items() if path.is_file()}
+
+    def finish(self, members: dict[str, bytes | str]) -> None:
+        """Write run.zip with the checkpoints that it says it holds, then forget the resume state."""
+        epochs = map(int, json.loads(members[INFO])["checkpoints"])
+        self._write(members, {epoch: (self.kept / f"{epoch}.pt").read_bytes for epoch in epochs})
+
+    def extend(self, run: Path, added: Workspace) -> None:
+        """Write run.zip as ``run`` with the checkpoints that another workspace kept, all else as it is."""
+        with opened(run) as archive:
+            info = json.loads(archive.read(INFO))
+            new = added.digests(int(path.stem) for path in added.kept.glob("*.pt"))
+            read = {e: partial(archive.read, member_of_checkpoint(int(e))) for e in info["checkpoints"]}
+            read |= {e: (added.kept / f"{e}.pt").read_bytes for e in new}
+            info["checkpoints"] = dict(sorted((info["checkpoints"] | new).items(), key=lambda item: int(item[0])))
+            others = [name for name in archive.namelist() if name not in map(member_of_checkpoint, read)]
+            members = {name: archive.read(name) for name in others}
+            self._write({**members, INFO: info_text(info)}, {int(epoch): data for epoch, data in read.items()})
+
+    def _write(self, members: dict[str, bytes | str], weights: dict[int, Callable[[], bytes]]) -> None:
         with replacing(self.done) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
             for name, data in members.items():
                 zip_bytes(archive, name, data)
-            for epoch in sorted(epochs):
-                zip_bytes(archive, member_of_checkpoint(epoch), (self.kept / f"{epoch}.pt").read_bytes())
+            for epoch, read in sorted(weights.items()):
+                zip_bytes(archive, member_of_checkpoint(epoch), read())
         self._link_into_place()
         self.state_file.unlink(missing_ok=True)
         for path in (self.kept, self.events):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def info_text(info: dict) -> str:
+    """What a run says of itself, as its zip holds it."""
+    return json.dumps(info, indent=1, ensure_ascii=False)
 
 
 def saved(value: Any) -> bytes:
@@ -253,6 +310,10 @@ def epoch_of(info: dict, checkpoint: str) -> int:
     kind, _, name = checkpoint.partition("-")
     if kind == "best" and name not in info["best"]:
         raise UserError(f"{checkpoint}: the run has no best epoch by {name}; it has {', '.join(info['best'])}")
+    if kind == "epoch" and int(name) > info["epochs"]:
+        raise UserError(
+            f"{checkpoint}: training stopped early, after epoch {info['epochs']}; take {name} out of select.epochs"
+        )
     return info["best"][name]["epoch"] if kind == "best" else int(name)
 
 

@@ -25,9 +25,12 @@ from .dataset import read_facts
 from .errors import UserError
 from .files import json_text, memory_bytes, read_bytes, remove_abandoned, write_bytes, write_json
 from .hashing import HashIndex
-from .provenance import is_recorded, step
-from .run import Workspace, finished_run, only_trainer, run_identity, run_info
+from .parts import PARITY, SCRIPT, Parts
+from .provenance import is_recorded, recorded_of, step
+from .run import INFO, TRAINING_LOSS, Workspace, finished_run, lacking, only_trainer, weights_of
 from .split_files import read_splits
+from .standing import cases_sha256
+from .tables import read_tsv
 from .trust import is_exported_here, note_exported
 from .zips import copy_member, write_zip, zip_member
 
@@ -66,7 +69,7 @@ def check_data(archive: str, workers: int, cache_dir: str) -> None:
     root = data_root_of(archive)
     spec = {**read_effective(archive, "data")["dataset"], **read_effective(archive, "check")}
     outputs = [layout.cases_tsv(archive), layout.dataset_json(archive)]
-    sources = [layout.effective(archive, p) for p in ("data", "check", "evaluate", "files")]
+    sources = [layout.effective(archive, p) for p in ("data", "check", "test", "files")]
     with step(archive, "check_data", "check_data", sources, outputs) as running:
         started = time.time_ns()
         dataset = with_test_lists(read_dataset(spec, root), {"groups": _groups(archive)}, root)
@@ -79,7 +82,7 @@ def check_data(archive: str, workers: int, cache_dir: str) -> None:
 
 
 def _groups(archive: str) -> dict:
-    return {g: t for g, t in read_effective(archive, "evaluate")["groups"].items() if "given" not in t}
+    return {g: t for g, t in read_effective(archive, "test")["groups"].items() if "given" not in t}
 
 
 def split_data(archive: str) -> None:
@@ -92,7 +95,7 @@ def split_data(archive: str) -> None:
     part = read_effective(archive, "split")
     inputs = [
         layout.cases_tsv(archive),
-        *(layout.effective(archive, p) for p in ("data", "split", "evaluate", "files")),
+        *(layout.effective(archive, p) for p in ("data", "split", "test", "files")),
     ]
     with step(archive, "split_data", "split_data", inputs, [layout.splits_json(archive)], part["splits"]):
         rows = read_cases_table(layout.cases_tsv(archive))
@@ -151,49 +154,67 @@ def train(archive: str, split: str, device: str, cache_dir: str) -> None:
     """Train a split into its run.zip; take what an earlier or orphaned trainer already finished."""
     wanted = fingerprint_on_disk(archive, "training", split)
     workspace = Workspace(archive, split, wanted)
+    listed = training_settings_of(archive)["keep_epochs"]
     inputs = [
-        *(layout.effective(archive, p) for p in ("data", "split", "train", "files")),
+        *(layout.effective(archive, p) for p in ("data", "split", "train", "select", "files")),
         layout.splits_json(archive),
         layout.cases_tsv(archive),
     ]
     output, name = layout.run_zip(archive, split), f"train_split-{split}"
     with only_trainer(archive, split):
         remove_abandoned(workspace.folder)
-        if workspace.take_finished():
+        if workspace.take_finished(listed):
             print(f"split {split}: already trained; taking the finished run", file=sys.stderr)
             if not is_recorded(archive, name, output):  # its trainer was killed between the run and the record
                 with step(archive, name, "train_split", inputs, [output], {"taken": "finished by a killed trainer"}):
                     pass
             return
         with step(archive, name, "train_split", inputs, [output]) as running:
-            running.resources |= _train(archive, split, device, cache_dir, workspace)
+            if not workspace.run_that_lacks(listed):
+                running.resources |= _train(archive, split, device, cache_dir, workspace)
+            if run := workspace.run_that_lacks(listed):
+                running.extends = [] if run == workspace.done else recorded_of(archive, name, output, run)
+                running.parameters["epochs"] = lacking(finished_run(run), listed)
+                running.resources |= _add_epochs(archive, split, device, cache_dir, workspace, run)
 
 
 def _train(archive: str, split: str, device: str, cache_dir: str, workspace: Workspace) -> dict:
-    settings = recipe_of(archive)
-    sides = _sides(archive, split)
-    from .network import choose_device, make_deterministic
+    """Train from the first epoch to the last, or go on with that."""
     from .records import run_members
     from .training import SplitTraining
 
-    make_deterministic(settings)
-    training = SplitTraining(
-        settings,
-        split,
-        cases_of(archive, sides["train"]),
-        cases_of(archive, sides["validation"]),
-        class_names(archive),
-        data_root_of(archive),
-        cache_dir,
-        choose_device(device),
-        workspace,
-    )
+    training = SplitTraining(*_training_of(archive, split, device, cache_dir), workspace)
     progress = training.run()
     folder = Path(layout.environment_txt(archive)).parent
     environment = {f"env/{p.name}": p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
-    members = run_members(training, workspace.fingerprint, environment)
-    workspace.finish(members, progress.epochs_to_keep(settings["keep_epochs"]))
+    workspace.finish(run_members(training, workspace.fingerprint, environment))
     return {"device": str(training.device), "steps": len(progress.losses)}
+
+
+def _add_epochs(archive: str, split: str, device: str, cache_dir: str, workspace: Workspace, run: Path) -> dict:
+    """Train up to the listed epochs that a finished run does not hold, and add their weights to it."""
+    from .training import RepeatedTraining
+
+    settings, *others = _training_of(archive, split, device, cache_dir)
+    missing = lacking(finished_run(run), settings["keep_epochs"])
+    wanted = f"{workspace.fingerprint} {missing}"
+    added = Workspace(archive, split, wanted, layout.added_epochs_dir(archive, split))
+    print(f"split {split}: its run is kept; training up to epoch {missing[-1]} for {missing}", file=sys.stderr)
+    losses = read_tsv(zip_member(run, TRAINING_LOSS).decode(errors="replace"), f"{run}: {TRAINING_LOSS}")
+    training = RepeatedTraining({**settings, "keep_epochs": missing}, *others, added, losses=losses)
+    progress = training.run()
+    workspace.extend(run, added)
+    return {"device": str(training.device), "steps": len(progress.losses)}
+
+
+def _training_of(archive: str, split: str, device: str, cache_dir: str) -> tuple:
+    """What a training takes, but for its workspace; from here on computing is deterministic."""
+    settings, sides = recipe_of(archive), _sides(archive, split)
+    from .network import choose_device, make_deterministic
+
+    make_deterministic(settings)
+    cases = (cases_of(archive, sides[side]) for side in layout.SIDES)
+    return settings, split, *cases, class_names(archive), data_root_of(archive), cache_dir, choose_device(device)
 
 
 def select(archive: str, split: str, checkpoint: str, weights: bool) -> None:
@@ -239,27 +260,43 @@ def test_split(archive: str, group: str, split: str, device: str, cache_dir: str
         run_zip,
         layout.splits_json(archive),
         layout.cases_tsv(archive),
-        *(layout.effective(archive, p) for p in ("train", "evaluate")),
+        *(layout.effective(archive, p) for p in ("train", "test", "select")),
     ]
-    with step(archive, f"test_{group}_split-{split}", "test_split", inputs, [output], hash_index=hash_index(cache_dir)):
-        from .testing import evaluate_checkpoints
+    name, index = f"test_{group}_split-{split}", hash_index(cache_dir)
+    with step(archive, name, "test_split", inputs, [output], hash_index=index) as running:
+        cases = cases_of(archive, _group(archive, group))
+        checkpoints = read_effective(archive, "select")["checkpoints"]
+        decided = {
+            "fingerprint": fingerprint_on_disk(archive, "evaluation", group, split),
+            "cases": cases_sha256(cases, named=False),
+        }
+        parts = Parts(decided, finished_run(run_zip, "checkpoints"), run_zip, checkpoints)
+        running.extends = parts.take_from_last(archive, name, output, [f"/{table}" for table in layout.METRIC_TABLES])
+        running.parameters |= parts.told(f"test group {group}, split {split}")
+        if parts.missing:
+            from .testing import evaluate_checkpoints
 
-        settings = recipe_of(archive)
-        groups = read_splits(layout.splits_json(archive))["groups"]
-        if group not in groups:
-            raise UserError(f"{layout.splits_json(archive)}: no test group {group!r}; it has {list(groups)}")
-        cases = cases_of(archive, groups[group])
-        members = evaluate_checkpoints(
-            settings,
-            run_zip,
-            read_effective(archive, "evaluate")["checkpoints"],
-            cases,
-            class_names(archive),
-            data_root_of(archive),
-            cache_dir,
-            device,
-        )
-        _write_evaluation(output, members, fingerprint_on_disk(archive, "evaluation", group, split), run_zip)
+            parts.add(
+                evaluate_checkpoints(
+                    recipe_of(archive),
+                    run_zip,
+                    parts.missing,
+                    cases,
+                    class_names(archive),
+                    data_root_of(archive),
+                    cache_dir,
+                    device,
+                )
+            )
+        write_zip(output, {INFO: json_text(parts.says), **parts.members()})
+
+
+def _group(archive: str, group: str) -> list[str]:
+    """The names of a test group's cases."""
+    groups = read_splits(layout.splits_json(archive))["groups"]
+    if group not in groups:
+        raise UserError(f"{layout.splits_json(archive)}: no test group {group!r}; it has {list(groups)}")
+    return groups[group]
 
 
 def write_results(archive: str, group: str, split: str, checkpoint: str) -> None:
@@ -275,19 +312,11 @@ def write_results(archive: str, group: str, split: str, checkpoint: str) -> None
         write_result_computational(archive, group, split, checkpoint)
 
 
-def _write_evaluation(output: str, members: dict, fingerprint: str, run_zip: str) -> None:
-    from .run import INFO
-
-    write_zip(
-        output, {INFO: json_text({"fingerprint": fingerprint, "run": run_identity(run_info(run_zip))}), **members}
-    )
-
-
-def published_cases(archive: str) -> list[str]:
-    """The cases that the published model may be scored on: the test groups, else its own validation cases."""
+def published_cases(archive: str, publish: int) -> list[str]:
+    """The cases that the model of the split ``publish`` may be scored on: the test groups, else its validation cases."""
     groups = read_splits(layout.splits_json(archive))["groups"]
     tested = sorted({name for names in groups.values() for name in names})
-    return tested or _sides(archive, read_effective(archive, "publish")["publish"])["validation"]
+    return tested or _sides(archive, str(publish))["validation"]
 
 
 def evaluate_published(archive: str, device: str, cache_dir: str, trusted: bool) -> None:
@@ -300,23 +329,30 @@ def evaluate_published(archive: str, device: str, cache_dir: str, trusted: bool)
         layout.published_ts(archive),
         layout.splits_json(archive),
         layout.cases_tsv(archive),
-        *(layout.effective(archive, p) for p in ("train", "evaluate", "publish")),
+        *(layout.effective(archive, p) for p in ("train", "test", "predict", "publish")),
     ]
     with step(archive, "evaluate_published", "evaluate_published", inputs, [output]):
         from .testing import evaluate_torchscript
 
+        publish = read_effective(archive, "publish")["publish"]
+        cases = cases_of(archive, published_cases(archive, publish))
         members = evaluate_torchscript(
             recipe_of(archive),
             _published_torchscript(archive, cache_dir, trusted),
-            cases_of(archive, published_cases(archive)),
+            cases,
             class_names(archive),
             data_root_of(archive),
             cache_dir,
             device,
-            read_effective(archive, "evaluate")["predictions"],
+            read_effective(archive, "predict")["predictions"],
         )
-        published = layout.run_zip(archive, read_effective(archive, "publish")["publish"])
-        _write_evaluation(output, members, fingerprint_on_disk(archive, "published evaluation"), published)
+        run = finished_run(layout.run_zip(archive, publish), "checkpoints")
+        says = {
+            "fingerprint": fingerprint_on_disk(archive, "published evaluation"),
+            "cases": cases_sha256(cases, named=True),
+            "weights": weights_of(run, [published_checkpoint(read_effective(archive, "train"))]),
+        }
+        write_zip(output, {INFO: json_text(says), **members})
 
 
 def _published_torchscript(archive: str, cache_dir: str, trusted: bool) -> bytes:
@@ -358,16 +394,23 @@ def export_split(archive: str, split: str, checkpoints: list[str], cache_dir: st
     run_zip, output = layout.run_zip(archive, split), layout.exports_zip(archive, split)
     inputs = [
         run_zip,
-        *(layout.effective(archive, p) for p in ("train", "export", "publish")),
+        *(layout.effective(archive, p) for p in ("train", "test", "export", "publish")),
         layout.dataset_json(archive),
     ]
-    with step(archive, f"export_split-{split}", "export_split", inputs, [output]):
-        from .export import export_split as export
+    name = f"export_split-{split}"
+    with step(archive, name, "export_split", inputs, [output]) as running:
+        decided = {"fingerprint": fingerprint_on_disk(archive, "export", split)}
+        parts = Parts(decided, finished_run(run_zip, "checkpoints"), run_zip, checkpoints)
+        running.extends = parts.take_from_last(archive, name, output, [SCRIPT, PARITY])
+        running.parameters |= parts.told(f"split {split}")
+        if parts.missing:
+            from .export import export_checkpoints
 
-        tolerance, extra = _export_options(archive)
-        wanted = fingerprint_on_disk(archive, "export", split)
-        made = export(recipe_of(archive), run_zip, checkpoints, tolerance, extra, output, wanted)
-        note_exported(cache_dir, made)
+            tolerance, extra = _export_options(archive)
+            made = export_checkpoints(recipe_of(archive), run_zip, parts.missing, tolerance, extra)
+            note_exported(cache_dir, [part[SCRIPT] for part in made.values()])
+            parts.add(made)
+        write_zip(output, {INFO: json_text(parts.says), **parts.members()})
 
 
 def publish_weights(archive: str, which: str) -> None:

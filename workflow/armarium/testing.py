@@ -13,6 +13,7 @@ from .cache import checked_files
 from .evaluation import CLASS_SUMMARY, IDS, CaseScorer, Evaluation
 from .hashing import as_checked
 from .network import build_network, choose_device, make_deterministic
+from .parts import Part
 from .predictions import probability_table, segmentation_bytes
 from .records import class_columns
 from .run import epoch_of, finished_run
@@ -40,13 +41,13 @@ def evaluate_checkpoints(
     data_root: str,
     cache_dir: str,
     device: str,
-) -> dict[str, str]:
-    """Tables of every checkpoint; those that are one epoch are scored once.
+) -> dict[str, Part]:
+    """Tables of checkpoints.
 
     Returns
     -------
     dict
-        Text by member name, ``<checkpoint>/<table>``.
+        By checkpoint: text by ``/<table>``.
     """
     make_deterministic(settings)
     chosen = choose_device(device)
@@ -54,15 +55,11 @@ def evaluate_checkpoints(
     scorer.prepared.prepare_all(cases, workers=settings["threads"])
     network = build_network(settings).to(chosen)
     info = finished_run(run_zip)
-    by_epoch: dict[int, dict[str, str]] = {}
-    members: dict[str, str] = {}
+    made: dict[str, Part] = {}
     for checkpoint in checkpoints:
-        epoch = epoch_of(info, checkpoint)
-        if epoch not in by_epoch:
-            load_into(network, run_zip, epoch)
-            by_epoch[epoch] = evaluation_tables(scorer(network, cases))
-        members |= {f"{checkpoint}/{name}": text for name, text in by_epoch[epoch].items()}
-    return members
+        load_into(network, run_zip, epoch_of(info, checkpoint))
+        made[checkpoint] = {f"/{name}": text for name, text in evaluation_tables(scorer(network, cases)).items()}
+    return made
 
 
 def evaluate_torchscript(

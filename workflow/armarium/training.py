@@ -231,11 +231,7 @@ class SplitTraining:
             self.workspace.drop_checkpoints_but(self.progress.epochs_to_keep(self.settings["keep_epochs"]))
 
     def _validated(self, epoch: int) -> bool:
-        return (
-            epoch % self.settings["validation_interval"] == 0
-            or epoch == self.settings["epochs"]
-            or epoch in self.settings["keep_epochs"]
-        )
+        return epoch % self.settings["validation_interval"] == 0 or epoch == self.settings["epochs"]
 
     def _last(self, epoch: int) -> bool:
         return epoch >= self.settings["epochs"] or self.progress.stopped_early
@@ -337,3 +333,37 @@ class SplitTraining:
         engine.state.epoch, engine.state.iteration = done, done * len(self.loader)
         self.cases.epoch = done + 1
         return engine
+
+
+class RepeatedTraining(SplitTraining):
+    """The first epochs of a finished training once more, for weights that its run does not hold.
+
+    Without validation, which decides no weights.
+
+    Parameters
+    ----------
+    losses:
+        The rows of the run's training_loss.tsv: the same losses show that it is the same training.
+    """
+
+    def __init__(self, *args, losses: list[dict[str, str]]):
+        super().__init__(*args)
+        self.expected: dict[int, list[float]] = {}
+        for row in losses:
+            self.expected.setdefault(int(row["epoch"]), []).append(float(row["loss"]))
+
+    def _validated(self, epoch: int) -> bool:
+        return False
+
+    def _last(self, epoch: int) -> bool:
+        return epoch >= max(self.settings["keep_epochs"])
+
+    def _end_epoch(self, engine) -> None:
+        epoch = engine.state.epoch
+        if [loss for of, _, loss in self.progress.losses if of == epoch] != self.expected.get(epoch):
+            raise UserError(
+                f"split {self.split}: epoch {epoch}, trained once more for a checkpoint that {self.workspace.run_zip} does not hold, "
+                "comes out otherwise than then: another machine, torch or device, or one that is not deterministic; take the "
+                "epoch out of select.epochs, or delete that file to have the split trained anew"
+            )
+        super()._end_epoch(engine)

@@ -68,7 +68,7 @@ def _changed_lists(evidence: Evidence, root: str) -> list[Finding]:
     """Lists of cases that say something else than when they were checked."""
     facts, *parts = (
         layout.dataset_json(evidence.archive),
-        *(layout.effective(evidence.archive, part) for part in ("data", "evaluate")),
+        *(layout.effective(evidence.archive, part) for part in ("data", "test")),
     )
     if not all(map(evidence.sound, (facts, *parts))):
         return []

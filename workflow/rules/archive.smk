@@ -1,14 +1,12 @@
 # What the archive says of itself: MAPS's configuration, MMAR's and the Bundle's faces, the manifest.
 
-for what, path in ROOT_CONFIGS.items():
+for what, (path, *parts) in ROOT_CONFIGS.items():
 
     rule:
         name:
             f"write_{what}"
         input:
-            source("train"),
-            source("execution"),
-            source("evaluate"),
+            [source(part) for part in ("train", "execution", *parts)],
         output:
             path,
         log:
@@ -35,7 +33,7 @@ rule record_environment:
 rule write_summary:
     input:
         unless_kept(layout.summary_log("{archive}"), all_runs, all_evaluations, layout.splits_json("{archive}")),
-        source("evaluate"),
+        source("test"),
     output:
         layout.summary_log("{archive}"),
     log:
@@ -76,7 +74,8 @@ rule write_log_config:
 rule write_doc:
     input:
         source("train"),
-        source("evaluate"),
+        source("select"),
+        source("test"),
         source("publish"),
         unless_kept(
             layout.doc("{archive}", "{doc}"),
@@ -115,7 +114,7 @@ rule write_bundle_config:
     input:
         source("train"),
         source("execution"),
-        source("evaluate"),
+        source("test"),
         source("publish"),
         unless_kept(layout.bundle_config("{archive}", "{name}"), layout.dataset_json("{archive}")),
     output:

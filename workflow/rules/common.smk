@@ -19,12 +19,11 @@ from armarium.configure import Globals, configure
 from armarium.boundary import check_boundary
 from armarium.errors import UserError
 from armarium.faults import in_words
-from armarium.files import read_json
 from armarium.held import give_back, held_products, hold
 from armarium.naming import CASE, CHECKPOINT, GROUP
 from armarium.recipe import class_name
-from armarium.run import run_identity, run_info
 from armarium.running import Run
+from armarium.standing import standing
 from snakemake.io import IOFile
 
 
@@ -238,11 +237,11 @@ def source(part):
 def refuse_unknown(wildcards):
     """Tell of a split, group, case and so on that an archive does not have, before anything is made for it."""
     archive, held = wildcards.archive, configured(wildcards.archive)
-    checkpoints = dict.fromkeys([*held.checkpoints, held.published_checkpoint])
+    checkpoints = held.exported
     has = {
         "split": list(map(str, held.split_numbers)),
         "group": held.groups,
-        "checkpoint": list(checkpoints),
+        "checkpoint": checkpoints,
         "kind": [layout.checkpoint_kind(c) for c in checkpoints],
         "optimizer": [class_name(held.settings["optimizer"])],
     }
@@ -265,77 +264,92 @@ def scored_cases(archive):
 def cases_scored_by(archive, time_of_splits):
     from armarium.steps import published_cases
 
-    held = held_by(layout.splits_json(archive))
-    current = held and held["fingerprint"] == configured(archive).fingerprint("splits")
-    return published_cases(archive) if current else []
+    held = configured(archive)
+    return published_cases(archive, held.spec["publish"]) if standing(held, "splits").current else []
 
 
-def of_known(*given):
-    """Input function: paths, once it is certain that the archive has what the wildcards name."""
-
-    def of(wildcards):
-        told(refuse_unknown, wildcards)
-        return list(paths(given, wildcards))
-
-    return of
-
-
-def unless_current(product, kind, others, which=(), run_of=None):
+def unless_current(kind, others, which=()):
     """Input function: what a costly product is made from, or nothing while it is current.
 
     Current by content: the product holds the fingerprint of the configuration that decides it, and of what a
-    training gave it holds that training's identity. So a lost and remade intermediate, or any time on any file,
+    training gave it holds which weights it is of. So a lost and remade intermediate, or any time on any file,
     never makes it again; an edit, or another run, always does. (Snakemake's ancient() does not give that: it
     counts only while the file exists, and where a job behind it runs, Snakemake never looks at the job's other
     inputs, so that an edit is missed.)
 
-    product, others: functions of the wildcards: its path, and what it is made from
     kind, which: its kind in configure.DEPENDS_ON, and the wildcards that tell products of a kind apart
-    run_of: function of the wildcards: the split whose run.zip it is made from
+    others: function of the wildcards: what it is made from
     """
 
     def of(wildcards):
-        archive = wildcards.archive
+        archive, names = wildcards.archive, [getattr(wildcards, w) for w in which]
         told(refuse_unknown, wildcards)
-        path, needed = product(wildcards), others(wildcards)
-        names = [getattr(wildcards, w) for w in which]
-        held = held_by(path)
-        if held is None:
+        needed, found = others(wildcards), told(standing, configured(archive), kind, *names)
+        if not found.exists:
             return needed
-        if held.get("fingerprint") == configured(archive).fingerprint(kind, *names):
-            if run_of is None:
-                return []
-            run = run_info(layout.run_zip(archive, run_of(wildcards)))
-            if run is None:
-                # Trained again it is the same run. Otherwise made anew only if something else asks for the run.
-                return [] if layout.run_zip(archive, run_of(wildcards)) in only_lost(archive) else needed
-            wanted = configured(archive).fingerprint("training", str(run_of(wildcards)))
-            if run.get("fingerprint") == wanted and held.get("run") == run_identity(run):
-                return []
-        return [*needed, stamp(archive, " ".join([kind, *names]), path)]
+        if found.lost_run:
+            # Trained again it is the same run. Otherwise made anew only if something else asks for the run.
+            return [] if found.lost_run in only_lost(archive) else needed
+        return [] if found.current else [*needed, stamp(archive, " ".join([kind, *names]), found.path)]
 
     return of
 
 
-def unless_kept(products, *made_from):
+def unless_kept(products, *made_from, cut_from=None, beside=()):
     """Input function: what a light product is made from, or nothing while it is as good as what would be made.
 
     That is so in an archive that only lost files: those are made again, to the same bytes, but not what is there.
     (Snakemake makes again whatever depends on a file that it makes.) A run that is trained again is another file,
-    since it holds its times: what is cut from it is cut again.
+    since it holds its times: what is cut from it is cut again. And it is so while the zips that a product is cut from
+    only get something more.
 
     products: templates of the paths that a job makes
     made_from: templates of paths, or input functions
+    cut_from: function of the wildcards: each zip's kind in configure.DEPENDS_ON, what tells it apart, and the checkpoint
+        whose part is cut out, if it is of one
+    beside: parts of the configuration that are made into it too: where one changes it is cut again, when the zips are there
     """
 
     def of(wildcards):
         told(refuse_unknown, wildcards)
         needed, made = list(paths(made_from, wildcards)), list(paths(products, wildcards))
+        if cut_from and holds_still(wildcards.archive, made, cut_from(wildcards), beside):
+            return []
         gone = only_lost(wildcards.archive)
         trained = {layout.run_zip(wildcards.archive, k) for k in splits_of(wildcards.archive)} & gone
         return [] if gone and all(map(os.path.exists, made)) and trained.isdisjoint(needed) else needed
 
     return of
+
+
+def holds_still(archive, made, sources, beside):
+    """Whether what was cut from zips stays while these only get or lose the parts of other checkpoints."""
+    found = [(standing_at_first(archive, kind, *names), checkpoint) for kind, names, checkpoint in sources]
+    if (
+        all(zipped.current for zipped, _ in found)
+        or not all(checkpoint in zipped.kept if checkpoint else zipped.kept for zipped, checkpoint in found)
+        or not configured(archive).changed.isdisjoint(beside)
+    ):
+        return False
+    return in_this_order([zipped.path for zipped, _ in found] + [layout.effective(archive, b) for b in beside], made)
+
+
+@cache
+def time_at_first(path):
+    """A file's modification time before any job; None where there is no file."""
+    return os.path.getmtime(path) if os.path.exists(path) else None
+
+
+def in_this_order(sources, made):
+    """Whether all files were there before any job, and none of ``made`` was older than a source."""
+    before, after = ([time_at_first(path) for path in files] for files in (sources, made))
+    return None not in before + after and min(after) >= max(before)
+
+
+@cache
+def standing_at_first(archive, kind, *names):
+    """How a product stands before any job: asked again, after some, the answer is the same."""
+    return told(standing, configured(archive), kind, *names)
 
 
 def paths(given, wildcards):
@@ -367,17 +381,6 @@ def interrupted():
     """Whether an earlier Snakemake was killed while jobs were at work, which it will do again."""
     marks = Path(".snakemake/incomplete")
     return marks.is_dir() and any(marks.iterdir())
-
-
-def held_by(path):
-    """What a product says of how it came about; None where there is no whole product."""
-    if path.endswith(".zip"):
-        return run_info(path)
-    try:
-        held = read_json(path)
-    except (OSError, UserError):
-        return None
-    return held if isinstance(held, dict) and "fingerprint" in held else None
 
 
 def splits_of(archive):

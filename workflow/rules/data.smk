@@ -27,7 +27,7 @@ rule check_data:
     input:
         source("data"),
         source("check"),
-        source("evaluate"),
+        source("test"),
         source("files"),
         made_list,
     output:
@@ -49,11 +49,7 @@ rule check_data:
 
 checkpoint split_data:
     input:
-        unless_current(
-            lambda wildcards: layout.splits_json(wildcards.archive),
-            "splits",
-            lambda wildcards: [layout.cases_tsv(wildcards.archive)],
-        ),
+        unless_current("splits", lambda wildcards: [layout.cases_tsv(wildcards.archive)]),
     output:
         layout.splits_json("{archive}"),
     log:

@@ -3,13 +3,7 @@
 
 rule test_split:
     input:
-        unless_current(
-            lambda wildcards: layout.evaluation_zip(wildcards.archive, wildcards.group, wildcards.split),
-            "evaluation",
-            testing_needs,
-            ("group", "split"),
-            lambda wildcards: wildcards.split,
-        ),
+        unless_current("evaluation", testing_needs, ("group", "split")),
     output:
         layout.evaluation_zip("{archive}", "{group}", "{split}"),
     log:
@@ -36,6 +30,7 @@ rule write_results:
             ],
             layout.evaluation_zip("{archive}", "{group}", "{split}"),
             layout.run_zip("{archive}", "{split}"),
+            cut_from=of_evaluation,
         ),
     output:
         layout.result_tables(layout.result_dir("{archive}", "{group}", "{split}", "{checkpoint}")),
@@ -50,12 +45,7 @@ rule write_results:
 
 rule evaluate_published:
     input:
-        unless_current(
-            lambda wildcards: layout.eval_zip(wildcards.archive),
-            "published evaluation",
-            published_needs,
-            run_of=published_split,
-        ),
+        unless_current("published evaluation", published_needs),
     output:
         layout.eval_zip("{archive}"),
     log:

@@ -3,13 +3,7 @@
 
 rule export_split:
     input:
-        unless_current(
-            lambda wildcards: layout.exports_zip(wildcards.archive, wildcards.split),
-            "export",
-            exporting_needs,
-            ("split",),
-            lambda wildcards: wildcards.split,
-        ),
+        unless_current("export", exporting_needs, ("split",)),
     output:
         layout.exports_zip("{archive}", "{split}"),
     log:
@@ -21,7 +15,7 @@ rule export_split:
         mem_mb=4000,
         runtime=60,
     params:
-        checkpoints=lambda wildcards: " ".join(exported(wildcards.archive)),
+        checkpoints=lambda wildcards: " ".join(sorted(configured(wildcards.archive).exported)),
     message:
         "{wildcards.archive}: exporting split {wildcards.split} to TorchScript"
     shell:
@@ -33,6 +27,7 @@ rule extract_torchscript:
         unless_kept(
             layout.checkpoint_ts(layout.checkpoint_kind_dir("{archive}", "{split}", "{kind}")),
             layout.exports_zip("{archive}", "{split}"),
+            cut_from=of_export,
         ),
     output:
         layout.checkpoint_ts(layout.checkpoint_kind_dir("{archive}", "{split}", "{kind}")),
@@ -48,7 +43,9 @@ rule extract_torchscript:
 
 rule publish_torchscript:
     input:
-        source=unless_kept(layout.published_ts("{archive}"), published_exports),
+        source=unless_kept(
+            layout.published_ts("{archive}"), published_exports, cut_from=of_published_export, beside=["publish"]
+        ),
         publish=source("publish"),
     output:
         layout.published_ts("{archive}"),
@@ -64,7 +61,9 @@ rule publish_torchscript:
 
 rule publish_weights:
     input:
-        source=published_run,
+        source=unless_kept(
+            layout.published_model("{archive}"), published_run, cut_from=of_published_run, beside=["publish"]
+        ),
         publish=source("publish"),
     output:
         layout.published_model("{archive}"),
@@ -78,7 +77,9 @@ rule publish_weights:
 
 rule publish_final_weights:
     input:
-        source=published_run,
+        source=unless_kept(
+            layout.published_final("{archive}"), published_run, cut_from=of_published_run, beside=["publish"]
+        ),
         publish=source("publish"),
     output:
         layout.published_final("{archive}"),
@@ -92,7 +93,9 @@ rule publish_final_weights:
 
 rule publish_events:
     input:
-        source=published_run,
+        source=unless_kept(
+            layout.published_events("{archive}"), published_run, cut_from=of_published_run, beside=["publish"]
+        ),
         publish=source("publish"),
     output:
         layout.published_events("{archive}"),
@@ -106,7 +109,9 @@ rule publish_events:
 
 rule publish_train_stats:
     input:
-        source=published_run,
+        source=unless_kept(
+            layout.train_stats("{archive}"), published_run, cut_from=of_published_run, beside=["publish"]
+        ),
         publish=source("publish"),
     output:
         layout.train_stats("{archive}"),

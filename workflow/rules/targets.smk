@@ -74,6 +74,7 @@ def exporting_needs(wildcards):
 def published_needs(wildcards):
     return [
         layout.published_ts(wildcards.archive),
+        published_run(wildcards),
         layout.splits_json(wildcards.archive),
         layout.cases_tsv(wildcards.archive),
     ]
@@ -83,9 +84,32 @@ def published_split(wildcards):
     return configured(wildcards.archive).spec["publish"]
 
 
-def exported(archive):
-    """Every selected checkpoint, and the published one."""
-    return list(dict.fromkeys([*configured(archive).checkpoints, configured(archive).published_checkpoint]))
+def of_run(wildcards):
+    """What is cut from a run as a whole."""
+    return [("training", (wildcards.split,), None)]
+
+
+def of_checkpoint(wildcards):
+    """What is cut from a run for one checkpoint."""
+    return [("training", (wildcards.split,), wildcards.kind.rpartition("/")[2])]
+
+
+def of_published_run(wildcards):
+    return [("training", (str(published_split(wildcards)),), None)]
+
+
+def of_export(wildcards):
+    return [("export", (wildcards.split,), wildcards.kind.rpartition("/")[2])]
+
+
+def of_published_export(wildcards):
+    return [("export", (str(published_split(wildcards)),), configured(wildcards.archive).published_checkpoint)]
+
+
+def of_evaluation(wildcards):
+    """What is cut from an evaluation for one checkpoint, and from the run that was evaluated."""
+    group, split = wildcards.group, wildcards.split
+    return [("evaluation", (group, split), wildcards.checkpoint), ("training", (split,), wildcards.checkpoint)]
 
 
 def published_run(wildcards):
@@ -97,11 +121,12 @@ def published_exports(wildcards):
 
 
 ROOT_CONFIGS = {
-    "model": layout.model_json("{archive}"),
-    "metrics": layout.metrics_json("{archive}"),
-    "callbacks": layout.callbacks_json("{archive}"),
-    "optimization": layout.optimization_json("{archive}"),
+    "model": [layout.model_json("{archive}")],
+    "metrics": [layout.metrics_json("{archive}")],
+    "callbacks": [layout.callbacks_json("{archive}"), "select"],
+    "optimization": [layout.optimization_json("{archive}")],
 }
+"""Each file of the MAPS's root, and what it is made from beside the training configuration."""
 
 
 def all_runs(wildcards):
@@ -156,7 +181,7 @@ def predictions(wildcards):
     from armarium.steps import published_cases
 
     checkpoints.split_data.get(archive=archive)
-    cases = told(published_cases, archive)
+    cases = told(published_cases, archive, held.spec["publish"])
     return [layout.eval_segmentation(archive, c) for c in cases] if len(cases) <= MOST_CASES_LISTED else []
 
 

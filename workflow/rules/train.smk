@@ -25,12 +25,7 @@ rule check_recipe:
 
 rule train_split:
     input:
-        unless_current(
-            lambda wildcards: layout.run_zip(wildcards.archive, wildcards.split),
-            "training",
-            training_needs,
-            ("split",),
-        ),
+        unless_current("training", training_needs, ("split",)),
     output:
         layout.run_zip("{archive}", "{split}"),
     log:
@@ -50,7 +45,11 @@ rule train_split:
 
 rule select_checkpoint:
     input:
-        of_known(layout.run_zip("{archive}", "{split}")),
+        unless_kept(
+            layout.checkpoint_pt(layout.checkpoint_kind_dir("{archive}", "{split}", "{kind}")),
+            layout.run_zip("{archive}", "{split}"),
+            cut_from=of_checkpoint,
+        ),
     output:
         layout.checkpoint_pt(layout.checkpoint_kind_dir("{archive}", "{split}", "{kind}")),
     log:
@@ -63,7 +62,11 @@ rule select_checkpoint:
 
 rule select_tables:
     input:
-        of_known(layout.run_zip("{archive}", "{split}")),
+        unless_kept(
+            layout.checkpoint_tables(layout.checkpoint_kind_dir("{archive}", "{split}", "{kind}")),
+            layout.run_zip("{archive}", "{split}"),
+            cut_from=of_checkpoint,
+        ),
     output:
         layout.checkpoint_tables(layout.checkpoint_kind_dir("{archive}", "{split}", "{kind}")),
     log:
@@ -76,7 +79,11 @@ rule select_tables:
 
 rule copy_logs:
     input:
-        of_known(layout.run_zip("{archive}", "{split}")),
+        unless_kept(
+            [layout.split_logs("{archive}", "{split}"), layout.history_tables("{archive}", "{split}")],
+            layout.run_zip("{archive}", "{split}"),
+            cut_from=of_run,
+        ),
     output:
         layout.split_logs("{archive}", "{split}"),
         layout.history_tables("{archive}", "{split}"),
@@ -90,7 +97,11 @@ rule copy_logs:
 
 rule copy_learning_rates:
     input:
-        of_known(layout.run_zip("{archive}", "{split}")),
+        unless_kept(
+            layout.learning_rates("{archive}", "{split}", "{optimizer}"),
+            layout.run_zip("{archive}", "{split}"),
+            cut_from=of_run,
+        ),
     output:
         layout.learning_rates("{archive}", "{split}", "{optimizer}"),
     log:

@@ -27,11 +27,11 @@ def targets(archive: str, config: str) -> list[str]:
     if config == "config_inference.json":
         if not held.predictions:
             raise UserError(f"{layout.archive_json(archive)}: predictions is false; set it to true to have predictions")
-        return _segmentations(archive) if segmentation else [layout.eval_probabilities(archive)]
+        return _segmentations(archive, held.publish) if segmentation else [layout.eval_probabilities(archive)]
     raise UserError(f"-c {config}: wanted config_validation.json, config_validation_ckpt.json or config_inference.json")
 
 
-def _segmentations(archive: str) -> list[str]:
+def _segmentations(archive: str, publish: int) -> list[str]:
     """Each case that the published model may be scored on, once the splits are drawn."""
     from ..steps import published_cases
 
@@ -39,7 +39,7 @@ def _segmentations(archive: str) -> list[str]:
         return [layout.eval_zip(archive)]
     return [
         layout.eval_zip(archive),
-        *(layout.eval_segmentation(archive, c) for c in published_cases(archive)),
+        *(layout.eval_segmentation(archive, c) for c in published_cases(archive, publish)),
     ]
 
 
