@@ -100,7 +100,7 @@ def build(folder: Path) -> str:
         **predictions,
     )
     steps.extract(archive, layout.eval_zip(archive), *predictions, f"{archive}/{SEGMENTATION}", "extract_segmentation")
-    steps.record_environment(archive)
+    steps.record_environment(archive, layout.environment_files(archive), "record_environment")
     steps.copy_workflow(archive)
     manifest_anew(archive)
     return archive
