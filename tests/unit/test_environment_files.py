@@ -1,13 +1,15 @@
 """Which files env/ has: those that training froze, else those of the environments and locks that are here."""
 
+import json
 import os
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
-from armarium import environment_files, layout
+from armarium import environment_files, layout, steps
 from armarium.errors import UserError
+from armarium.files import write_json
 
 
 @pytest.fixture
@@ -100,6 +102,22 @@ def test_training_freezes_its_own_environment_beside_what_is_known_of_others(no_
     assert sorted(kept) == ["data/environment.yml", "environment.txt", "host.json", "uv.lock"]
     assert kept["uv.lock"] == b"old uv.lock\n" and not kept["environment.txt"].startswith(b"old")
     assert environment_files.differing_names(archive, kept) == ["environment.txt", "host.json"]
+
+
+def test_env_is_of_the_published_splits_training_wherever_it_was_begun(no_conda, tmp_path):
+    archive = str(tmp_path / "archive")
+    write_json(layout.effective(archive, "publish"), {"publish": 1})
+    text = Path(layout.environment_txt(archive))
+    text.parent.mkdir()
+    text.write_text("of another machine\n")
+    members = steps._environment_of_training(archive, "0")
+    assert text.read_text() == "of another machine\n" and members.keys() == {"env/environment.txt", "env/host.json"}
+    assert steps._environment_of_training(archive, "1") == members
+    assert text.read_bytes() == members["env/environment.txt"]
+    record = Path(layout.sidecar(archive, "record_environment_of_training"))
+    assert json.loads(record.read_text())["outputs"].keys() == {"env/environment.txt", "env/host.json"}
+    record.unlink()
+    assert steps._environment_of_training(archive, "1") == members and not record.exists()
 
 
 def test_files_of_an_earlier_trainings_environment_go_when_the_present_one_has_none(tmp_path):

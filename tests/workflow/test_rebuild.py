@@ -290,6 +290,13 @@ def test_lost_records_are_not_invented_again(built, tmp_path, figures):
         assert project.planned() == {}
 
 
+def test_files_of_an_environment_that_an_archive_was_not_made_in_are_refused(shared):
+    for name in ("environment.yml", "data/environment.txt", "uv.lock"):
+        done = shared.snakemake(f"archives/micro/env/{name}", ok=False)
+        told = "armarium: archives/micro/env/environment.yml: not of the environments of this archive"
+        assert done.returncode == 1 and told.replace("environment.yml", name, 1) in done.stderr
+
+
 # ---- everything
 
 
