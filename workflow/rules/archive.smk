@@ -29,7 +29,7 @@ rule record_environment:
     conda:
         "../../envs/torch.yaml"
     shell:
-        "python -m armarium --log {log:q} record-environment {wildcards.archive:q} {output:q} --rule {rule}"
+        "python -m armarium --log {log:q} record-environment {wildcards.archive:q} {output:q} --rule record_environment"
 
 
 rule record_conda_environment:
@@ -42,7 +42,7 @@ rule record_conda_environment:
     conda:
         "../../envs/torch.yaml"
     shell:
-        "python -m armarium --log {log:q} record-environment {wildcards.archive:q} {output:q} --rule {rule}"
+        "python -m armarium --log {log:q} record-environment {wildcards.archive:q} {output:q} --rule record_conda_environment"
 
 
 rule record_rule_environment:
@@ -59,7 +59,7 @@ rule record_rule_environment:
     conda:
         "../../envs/{environment}.yaml"
     shell:
-        "python -m armarium --log {log:q} record-environment {wildcards.archive:q} {output:q} --rule {rule}"
+        "python -m armarium --log {log:q} record-environment {wildcards.archive:q} {output:q} --rule record_rule_environment"
 
 
 rule copy_lock_file:
@@ -74,7 +74,7 @@ rule copy_lock_file:
     conda:
         "../../envs/data.yaml"
     shell:
-        "python -m armarium --log {log:q} record-environment {wildcards.archive:q} {output:q} --rule {rule}"
+        "python -m armarium --log {log:q} record-environment {wildcards.archive:q} {output:q} --rule copy_lock_file"
 
 
 rule write_summary:
