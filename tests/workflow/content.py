@@ -58,7 +58,7 @@ def _records(data: bytes) -> Iterator[bytes]:
         at += 12 + length + 4
 
 
-ENVIRONMENT = r"env/(?:data/)?environment(?:\.txt|\.yml|_portable\.yml)"
+ENVIRONMENT = r"env/(?:data/)?(?:environment\.txt|environment(?:_portable)?\.yml|explicit\.txt)"
 HOST = r"env/(?:data/)?host\.json"
 MEMBERS: dict[str, Callable] = {
     "timing/logs/computational.tsv": timing_table,

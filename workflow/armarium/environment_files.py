@@ -82,9 +82,7 @@ def _project_locks() -> dict[str, Path]:
 def _lock(name: str) -> bytes:
     path = {**_project_locks(), **_pins()}.get(name)
     if path is None:
-        raise UserError(
-            f"{name}: no such lock file in the project; put it back, or ask for the archive's manifest alone"
-        )
+        raise UserError(f"{name}: no such lock file in the project any more; put it back, or run this again without it")
     return without_passwords(read_text(path)).encode()
 
 
