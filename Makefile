@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 # The version that was tested; any newer torch that suits your GPU does too: make demo TORCH=torch
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test prove lint hippocampus adrenal clean
+.PHONY: demo test test-conda prove lint hippocampus adrenal clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Armarium needs Python 3.11 or newer; say which: make demo PYTHON=python3.11")'
@@ -24,6 +24,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# With a real conda and a channel made here: make test-conda CONDA_TOOLS=folder with install_conda.sh and make_channel.py
+test-conda: $(READY)
+	$(if $(CONDA_TOOLS),CONDA_TOOLS=$(CONDA_TOOLS)) $(BIN)/python -m pytest -m "" -ra tests/conda
 
 # Every proof in full: most of an hour; ends with one table of figures
 prove: $(READY)

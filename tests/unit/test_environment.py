@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -9,13 +10,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from armarium import environment, layout
 from armarium.errors import UserError
 
+WITH_PACKAGE = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "workflow")}
+
 
 @pytest.fixture
-def no_conda(monkeypatch):
-    monkeypatch.delenv("CONDA_PREFIX", raising=False)
+def no_conda(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))
 
 
 @pytest.fixture
@@ -47,8 +51,9 @@ def conda(tmp_path, monkeypatch, packages):
         record |= {"url": url, "channel": "https://conda.anaconda.org/conda-forge/linux-64"}
         (prefix / "conda-meta").mkdir(exist_ok=True)
         (prefix / "conda-meta" / f"{name}.json").write_text(json.dumps(record))
+    (prefix / "conda-meta" / "history").touch()
     monkeypatch.setattr(sys, "prefix", str(prefix))
-    monkeypatch.setenv("CONDA_PREFIX", str(prefix))
+    monkeypatch.delenv("CONDA_PREFIX", raising=False)
     monkeypatch.setenv("CONDA_EXE", str(tmp_path / "opt" / "bin" / "conda"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("CONDARC", raising=False)
@@ -93,29 +98,27 @@ def test_freeze_keeps_sources_on_the_network_and_hides_local_ones(packages):
     ]
 
 
-def test_environment_txt_has_a_header_without_a_clock(tmp_path, no_conda):
-    archive = str(tmp_path / "archive")
-    environment.write_environment(archive)
-    text = Path(layout.environment_txt(archive)).read_text()
+def test_environment_txt_has_a_header_without_a_clock(no_conda):
+    text = environment.snapshot()["environment.txt"].decode()
     head = text.split("\n\n")[0].splitlines()
     keys = [line.removeprefix("# ").split(": ")[0] for line in head[1:]]
     assert keys == ["python_version", "python_implementation", "platform", "machine", "recreate with"]
     assert all(line.startswith("# ") for line in head)
     assert head[-1].endswith("pip install -r env/environment.txt")
-    first = {path: Path(path).read_bytes() for path in environment.environment_files(archive)}
-    environment.write_environment(archive)
-    assert first == {path: Path(path).read_bytes() for path in first}
+    assert environment.snapshot()["environment.txt"].decode() == text
 
 
-def test_without_conda_there_are_two_files(tmp_path, no_conda):
-    archive = str(tmp_path / "archive")
-    environment.write_environment(archive)
-    written = sorted(str(path) for path in Path(archive).rglob("*") if path.is_file())
-    assert written == sorted(environment.environment_files(archive))
-    assert written == sorted(layout.environment_files(archive, False))
+def test_without_conda_there_are_two_files(no_conda):
+    assert list(environment.snapshot()) == list(layout.ENVIRONMENT)
 
 
-def test_another_active_conda_environment_is_not_this_one(monkeypatch):
+def test_an_environment_of_other_rules_is_in_a_folder_of_its_own(conda):
+    files = environment.snapshot("data")
+    assert list(files) == [f"data/{name}" for name in (*layout.ENVIRONMENT, *layout.CONDA_ENVIRONMENT)]
+    assert b"# recreate with: conda env create -f env/data/environment.yml\n" in files["data/environment.yml"]
+
+
+def test_another_active_conda_environment_is_not_this_one(monkeypatch, no_conda):
     monkeypatch.setenv("CONDA_PREFIX", "/somewhere/else")
     assert environment.conda_prefix() is None
 
@@ -128,25 +131,23 @@ def test_conda_files_are_what_conda_env_export_prints(conda):
     assert body(files["environment.yml"]) == (
         "name: demo\nchannels:\n  - conda-forge\n  - defaults\ndependencies:\n"
         "  - python=3.11.7=h1_0\n  - six=1.17.0=pyh_0\n  - pip:\n      - ruamel-yaml==0.19.1\n"
-        f"prefix: {conda}\n"
     )
     assert body(files["environment_portable.yml"]) == (
-        f"name: demo\nchannels:\n  - defaults\ndependencies:\n  - python=3.11.7\n  - six=1.17.0\n  - pip:\n      - ruamel-yaml==0.19.1\nprefix: {conda}\n"
+        "name: demo\nchannels:\n  - defaults\ndependencies:\n  - python=3.11.7\n  - six=1.17.0\n  - pip:\n      - ruamel-yaml==0.19.1\n"
     )
 
 
 def test_conda_explicit_lists_urls_without_secrets(conda):
     urls = environment.snapshot()["explicit.txt"].decode().splitlines()
-    assert urls[1] == "@EXPLICIT"
+    urls = urls[urls.index("@EXPLICIT") + 1 :]
     base, md5 = "https://conda.anaconda.org/conda-forge/linux-64", "0a" * 16
-    assert urls[2:] == [f"{base}/python-3.11.7-h1_0.conda#{md5}", f"{base}/six-1.17.0-pyh_0.conda#{md5}"]
+    assert urls == [f"{base}/python-3.11.7-h1_0.conda#{md5}", f"{base}/six-1.17.0-pyh_0.conda#{md5}"]
 
 
-def test_conda_files_are_all_announced(conda, tmp_path):
-    archive = str(tmp_path / "archive")
-    environment.write_environment(archive)
-    written = {str(path) for path in Path(archive).rglob("*") if path.is_file()}
-    assert written == set(environment.environment_files(archive)) and len(written) == 5
+def test_no_path_of_this_machine_is_in_any_file(conda, tmp_path):
+    (tmp_path / "opt" / ".condarc").write_text("channels: [https://me:word@example.org/own]\n")
+    for name, data in environment.snapshot().items():
+        assert str(tmp_path) not in data.decode() and "word" not in data.decode(), name
 
 
 @pytest.mark.parametrize("text", ["channels:\n  - conda-forge\n  - 'x'\nother: 1\n", "channels: [conda-forge, x]\n"])
@@ -185,12 +186,24 @@ def test_host_describes_kind_of_machine_without_names(monkeypatch):
     assert platform.node() not in values and getpass.getuser() not in values and sys.executable not in values
 
 
-def test_host_asks_torch_only_where_it_is_loaded(monkeypatch):
-    cpu = SimpleNamespace(get_cpu_capability=lambda: "AVX2")
-    torch = SimpleNamespace(backends=SimpleNamespace(cpu=cpu), version=SimpleNamespace(cuda="12.4"))
+@pytest.mark.parametrize("line", ["cuda: Optional[str] = '12.4'", "cuda = '12.4'"])
+def test_host_asks_torch_for_cudnn_where_it_brings_cuda(tmp_path, monkeypatch, line):
+    (tmp_path / "version.py").write_text(f"__version__ = '2.13.0'\n{line}\nhip: Optional[str] = None\n")
+    torch = SimpleNamespace(
+        backends=SimpleNamespace(cudnn=SimpleNamespace(version=lambda: 90100)),
+        version=SimpleNamespace(cuda="12.4"),
+        __spec__=SimpleNamespace(origin=str(tmp_path / "__init__.py")),
+    )
     monkeypatch.setitem(sys.modules, "torch", torch)
-    assert environment.host()["cpu"]["capability"] == "AVX2"
-    assert environment.host()["cuda"]["torch"] == "12.4"
+    assert environment.host()["cuda"] == {"driver": None, "torch": "12.4", "cudnn": "90100"}
+
+
+def test_host_imports_no_torch_that_brings_no_cuda():
+    program = "import sys; from armarium.environment import host; print(host()['cuda'], 'torch' in sys.modules)"
+    if torch.version.cuda:
+        pytest.skip("the torch that is installed brings CUDA")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=WITH_PACKAGE)
+    assert done.stdout == "{'driver': None, 'torch': None, 'cudnn': None} False\n", done.stderr
 
 
 @pytest.mark.parametrize(
@@ -220,15 +233,13 @@ def test_host_lists_gpus(tmp_path, monkeypatch):
 # ---- frozen
 
 
-def test_a_frozen_environment_is_written_as_it_was(tmp_path):
-    archive, run_zip = str(tmp_path / "archive"), tmp_path / "run.zip"
-    with zipfile.ZipFile(run_zip, "w") as members:
+def test_a_frozen_environment_is_read_as_it_was(tmp_path):
+    with zipfile.ZipFile(tmp_path / "run.zip", "w") as members:
         members.writestr("env/environment.txt", "torch==1\n")
+        members.writestr("env/data/environment.txt", "numpy==1\n")
         members.writestr("weights/final.pt", "x")
-    frozen = environment.frozen_environment(run_zip)
-    assert frozen == {"environment.txt": b"torch==1\n"}
-    environment.write_environment(archive, frozen)
-    assert Path(layout.environment_txt(archive)).read_text() == "torch==1\n"
+    frozen = environment.frozen_environment(tmp_path / "run.zip")
+    assert frozen == {"environment.txt": b"torch==1\n", "data/environment.txt": b"numpy==1\n"}
 
 
 def test_a_run_without_environment_has_none(tmp_path):
@@ -238,7 +249,7 @@ def test_a_run_without_environment_has_none(tmp_path):
     assert environment.frozen_environment(tmp_path / "run.zip") is None
 
 
-@pytest.mark.parametrize("name", ["env/../x", "env/a/b", "env/.hidden"])
+@pytest.mark.parametrize("name", ["env/../x", "env/a/b/c", "env/a/..", "env/.hidden"])
 def test_a_member_that_would_leave_env_is_refused(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "run.zip", "w") as members:
         members.writestr(name, "x")

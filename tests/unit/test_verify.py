@@ -105,7 +105,7 @@ def build(folder: Path) -> str:
         **predictions,
     )
     steps.extract(archive, layout.eval_zip(archive), *predictions, f"{archive}/{SEGMENTATION}", "extract_segmentation")
-    steps.record_environment(archive)
+    steps.record_environment(archive, layout.environment_files(archive), "record_environment")
     steps.copy_workflow(archive)
     manifest_anew(archive)
     return archive
@@ -468,7 +468,8 @@ def test_a_product_that_says_itself_what_decided_it_may_be_of_an_earlier_copy(ar
     """As a run is whose table of cases was made again with a further test case."""
     with open(layout.cases_tsv(archive), "a") as table:
         table.write("\n")
-    with step(archive, "check_data", "check_data", [], [layout.cases_tsv(archive), layout.dataset_json(archive)]):
+    outputs = [layout.cases_tsv(archive), layout.dataset_json(archive), layout.data_record(archive)]
+    with step(archive, "check_data", "check_data", [], outputs):
         pass
     manifest_anew(archive)
     told = [

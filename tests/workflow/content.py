@@ -20,7 +20,7 @@ STATED = ("epochs", "steps", "best", "final_loss")
 
 
 def environment(data: bytes) -> list[str]:
-    """The packages; the header above them describes interpreter and platform."""
+    """The packages; the header above them describes platform and interpreter."""
     return [line for line in data.decode().splitlines() if not line.startswith("#")]
 
 
@@ -58,9 +58,9 @@ def _records(data: bytes) -> Iterator[bytes]:
         at += 12 + length + 4
 
 
+ENVIRONMENT = r"env/(?:data/)?(?:environment\.txt|environment(?:_portable)?\.yml|explicit\.txt)"
+HOST = r"env/(?:data/)?host\.json"
 MEMBERS: dict[str, Callable] = {
-    "env/host.json": host,
-    "env/environment.txt": environment,
     "timing/logs/computational.tsv": timing_table,
     "timing/train_stats.json": train_stats,
     "timing/events": events,
@@ -70,7 +70,7 @@ MEMBERS: dict[str, Callable] = {
 def run_zip(data: bytes) -> dict[str, object]:
     """Every member in order; those of ``timing/`` and ``env/`` by their own rule."""
     with zipfile.ZipFile(io.BytesIO(data)) as members:
-        return {name: MEMBERS.get(name, bytes)(members.read(name)) for name in members.namelist()}
+        return {name: (MEMBERS.get(name) or rule_of(name) or bytes)(members.read(name)) for name in members.namelist()}
 
 
 def manifest(data: bytes) -> tuple[dict, dict]:
@@ -108,8 +108,8 @@ RULES: dict[str, Callable] = {
     r"training/split-\d+/logs/computational\.tsv": timing_table,
     r"models/train_stats\.json": train_stats,
     r"models/events\.out\.tfevents\.0\.armarium": events,
-    r"env/environment\.txt": environment,
-    r"env/host\.json": host,
+    ENVIRONMENT: environment,
+    HOST: host,
     r"ro-crate-metadata\.json": manifest,
 }
 """The files whose bytes may differ; nothing else."""

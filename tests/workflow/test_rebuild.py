@@ -6,10 +6,12 @@ which bytes may differ.
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +23,7 @@ from armarium.manifest import read_manifest
 
 from ..rebuilding import cut_from_a_run, row_of
 from . import content
-from .conftest import Project, WarmProject, finished_jobs
+from .conftest import Project, WarmProject, finished_jobs, job_counts, micro_config
 from .test_classification import build_classified
 from .test_nothing_to_do import build_demo
 
@@ -29,7 +31,7 @@ MANIFEST = "ro-crate-metadata.json"
 RUN = re.compile(r"training/split-(\d+)/run\.zip")
 RECORDS = re.compile(r"provenance/[^/]+\.json|training/split-\d+/tmp/.+")
 """What a step writes beside what it was asked for: its record, the state that a training resumes from."""
-SOURCES = re.compile(r"config/(?!dataset_\d+\.json$).+")
+SOURCES = re.compile(r"config/(?!dataset_\d+\.json$|data\.json$).+")
 """What no rule makes."""
 
 
@@ -288,6 +290,13 @@ def test_lost_records_are_not_invented_again(built, tmp_path, figures):
         assert project.planned() == {}
 
 
+def test_files_of_an_environment_that_an_archive_was_not_made_in_are_refused(shared):
+    for name in ("environment.yml", "data/environment.txt", "uv.lock"):
+        done = shared.snakemake(f"archives/micro/env/{name}", ok=False)
+        told = "armarium: archives/micro/env/environment.yml: not of the environments of this archive"
+        assert done.returncode == 1 and told.replace("environment.yml", name, 1) in done.stderr
+
+
 # ---- everything
 
 
@@ -304,17 +313,107 @@ def test_everything_but_configuration_and_runs_comes_back_without_training(built
         assert "#action/train_split-0" not in content.manifest((project.archive / MANIFEST).read_bytes())[1]
 
 
-def test_an_archive_that_is_not_listed_comes_back_from_its_configuration(built, tmp_path, figures):
-    reference = files(built.archive)
-    with WarmProject.copy_of(built, tmp_path / "project") as project:
-        (project.folder / "elsewhere").mkdir()
-        project.archive = project.archive.rename(project.folder / "elsewhere/its-name")
-        shutil.rmtree(project.folder / "recipe")
-        for path in [p for p in project.archive.rglob("*") if p.is_file()]:
-            if not SOURCES.fullmatch(path.relative_to(project.archive).as_posix()):
-                path.unlink()
-        lost = [name for name in reference if not SOURCES.fullmatch(name)]
-        prove_rebuilt(project, lost, reference, figures, f"elsewhere/its-name/{MANIFEST}")
+WHERE_DATA_IS = {"config/environment.json", "config/effective/written.json"}
+"""What says where the dataset is, or has the hash of what says it."""
+
+
+def rebuild(project: Project, archive: Path, here: Path, *options: str | Path) -> subprocess.CompletedProcess:
+    """``armarium rebuild`` with a project's workflow, from a folder that has none."""
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "armarium", "rebuild", archive, *options],
+        cwd=here,
+        env={**project.environment, "PYTHONPATH": str(project.folder / "workflow")},
+        capture_output=True,
+        text=True,
+    )
+
+
+def only_configuration(project: Project, folder: Path) -> Path:
+    """A copy of an archive's config/, and of nothing else, under another name."""
+    shutil.copytree(project.archive / "config", folder / "archive/config")
+    return folder / "archive"
+
+
+def prove_made_again(project: Project, folder: Path, figures) -> None:
+    """From a copy of config/ alone and the data, both elsewhere, the whole archive comes back."""
+    reference, archive = files(project.archive), only_configuration(project, folder / "copy")
+    data, here = folder / "data of it", folder / "here"
+    shutil.copytree(project.folder, data, ignore=shutil.ignore_patterns("archives", "workflow", ".*"))
+    here.mkdir()
+    done = rebuild(project, archive, here, "--data-root", data, "--cores", "2", "--config", "device=cpu")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    lost = [name for name in reference if not SOURCES.fullmatch(name)]
+    ran, wanted = finished_jobs(done.stdout + done.stderr), fewest(lost, lost)
+    copy = Project(project.folder)
+    copy.archive = archive
+    differing = differences(copy, reference, trained=True)
+    figures.add("files deleted and rebuilt", len(lost))
+    figures.add("rebuilt with other bytes", len({*differing} - WHERE_DATA_IS - {MANIFEST}))
+    figures.add("rules run beyond the minimum", beyond(ran, wanted))
+    assert ran == wanted and set(differing) <= {*WHERE_DATA_IS, MANIFEST}, f"ran {ran}; differing: {differing}"
+    again = rebuild(project, archive, folder, "--data-root", data, "-n")
+    assert again.returncode == 0 and job_counts(again.stdout + again.stderr) == {}, again.stdout + again.stderr
+
+
+def test_an_archive_comes_back_from_its_configuration_and_the_data_alone(built, tmp_path, figures):
+    prove_made_again(built, tmp_path, figures)
+
+
+def build_rich(folder: Path) -> Project:
+    """Given splits, a derived column, a test list of another file, and a variable that was once set."""
+    project = Project.fresh(folder)
+    project.snakemake("data/micro/dataset.json")
+    listed = json.loads((project.folder / "data/micro/dataset.json").read_text())
+    other = {**listed, "training": listed["test"], "test": [], "numTraining": len(listed["test"]), "numTest": 0}
+    (project.folder / "data/micro/other.json").write_text(json.dumps(other))
+    names = [f"case_{number:03d}" for number in range(1, 9)]
+    sides = [{"train": names[:5], "validation": names[5:]}, {"train": names[3:], "validation": names[:3]}]
+    (project.folder / "given.json").write_text(json.dumps(sides))
+    config = micro_config()
+    section = config["archives"]["micro"]
+    section["dataset"] = {"list": "data/micro/dataset.json"}
+    section["dataset"]["columns"] = {"pair": {"from": "case", "pattern": "([0-9]+)$", "bin": 2, "start": 1}}
+    section |= {
+        "splits": {"method": "file", "file": "given.json"},
+        "test": {"groups": {"far": {"list": "data/micro/other.json"}}},
+    }
+    project.configure(config)
+    project.snakemake("--config", "set={epochs: 3}")
+    return project
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("build", [build_rich, build_classified])
+def test_other_archives_come_back_from_their_configuration_and_the_data_alone(tmp_path, build, figures):
+    prove_made_again(build(tmp_path / "built"), tmp_path, figures)
+
+
+def test_data_that_is_missing_or_other_is_refused_before_anything_is_made(built, tmp_path):
+    archive = only_configuration(built, tmp_path)
+    done = rebuild(built, archive, tmp_path, "--data-root", tmp_path / "none")
+    assert done.returncode == 1 and not list(archive.rglob("*.tsv"))
+    (told,) = [line for line in done.stderr.splitlines() if line.startswith("armarium: ")]
+    assert "none/data/micro/dataset.json: file not found" in told and "armarium synthesize" in told
+    shutil.copytree(built.folder / "data", tmp_path / "other/data")
+    image = tmp_path / "other/data/micro/imagesTr/case_001.nii.gz"
+    shutil.copy(image.with_name("case_002.nii.gz"), image)
+    snakefile = [f"--snakefile={built.folder / 'Snakefile'}", f"--workflow-profile={built.folder / 'profiles/default'}"]
+    plain = built.command(*snakefile, f"archive/{MANIFEST}", "--config", "data_root=other")
+    done = subprocess.run(plain, cwd=tmp_path, env=built.environment, capture_output=True, text=True)
+    assert done.returncode == 1 and not list(archive.rglob("*.tsv"))
+    assert "armarium: other: not the data that archive was made from" in done.stderr
+    assert "  - data/micro/imagesTr/case_001.nii.gz: changed\n" in done.stderr
+
+
+def test_a_listed_archive_with_other_data_is_refused_by_rebuild_alone(built, tmp_path):
+    project = Project.copy_of(built, tmp_path / "project")
+    image, before = project.folder / "data/micro/imagesTr/case_001.nii.gz", files(project.archive)
+    shutil.copy(image.with_name("case_002.nii.gz"), image)
+    done = rebuild(project, project.archive, project.folder)
+    assert done.returncode == 1 and "case_001.nii.gz: changed" in done.stderr
+    assert files(project.archive) == before
+    assert project.planned()["train_split"] == 1
 
 
 def test_lost_configuration_that_planning_writes_costs_nothing(built, shared):

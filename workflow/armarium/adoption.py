@@ -131,7 +131,7 @@ def _is_given(archive: str, path: str) -> bool:
     config, datalist = os.path.split(layout.datalist(archive, "*"))
     parent = os.path.join(os.path.dirname(layout.log_config(archive)), "parent")
     if path.startswith(f"{config}/"):
-        return not fnmatch(os.path.basename(path), datalist)
+        return not fnmatch(os.path.basename(path), datalist) and path != layout.data_record(archive)
     return path.startswith(f"{parent}/")
 
 

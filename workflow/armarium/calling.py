@@ -1,7 +1,8 @@
-"""How this package calls Snakemake: for an MMAR's commands, ``armarium build`` and ``armarium status``."""
+"""How this package calls Snakemake: for an MMAR's commands, ``armarium build``, ``rebuild`` and ``status``."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,10 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import layout
 from .errors import UserError
 from .running import AGAIN, WAIT
 
 SNAKEFILE = "Snakefile"
+
+SAME_DATA = "ARMARIUM_SAME_DATA"
+"""Environment variable: refuse data that is not what the archive was made from, instead of making it from that."""
 
 
 def workflow_home() -> Path:
@@ -42,6 +47,21 @@ def working_directory(archive: Path, here: Path) -> Path:
     return next((p for p in archive.parents if (p / ".snakemake").is_dir()), archive.parent)
 
 
+def place_of(archive: str) -> tuple[Path, str]:
+    """The folder that an archive is built from, and the archive's path from there.
+
+    Raises
+    ------
+    UserError
+        If there is no such archive.
+    """
+    folder = Path(archive).resolve()
+    if not Path(layout.archive_json(str(folder))).is_file():
+        raise UserError(f"{archive}: no archive: found no {layout.archive_json(archive)}; check the path")
+    directory = working_directory(folder, Path.cwd())
+    return directory, folder.relative_to(directory).as_posix()
+
+
 def snakemake_command(directory: Path, arguments: Sequence[str]) -> list[str]:
     """Snakemake with this workflow and its own profile, at work in ``directory``."""
     snakefile = workflow_home()
@@ -57,10 +77,53 @@ def _profile(snakefile: Path) -> list[str]:
 
 def build(arguments: Sequence[str]) -> int:
     """Run Snakemake in this folder until it need not wait for another one any more; its exit status."""
-    command = snakemake_command(Path.cwd(), ["--cores", "all", *arguments])
+    return _run(Path.cwd(), arguments)
+
+
+def rebuild(archive: str, data_root: str | None, options: Sequence[str]) -> int:
+    """Make whatever an archive lacks, up to all but its configuration; Snakemake's exit status.
+
+    Parameters
+    ----------
+    archive:
+        Its folder.
+    data_root:
+        Where the dataset is, if not where the archive says.
+    options:
+        Further options of Snakemake.
+
+    Raises
+    ------
+    UserError
+        If there is no such archive.
+    """
+    directory, relative = place_of(archive)
+    if data_root is not None:
+        options = _with_config(options, f"data_root={json.dumps(_from(directory, data_root), ensure_ascii=False)}")
+    return _run(directory, [*options, "--", layout.manifest(relative)], {SAME_DATA: "1"})
+
+
+def _from(directory: Path, data_root: str) -> str:
+    """A folder as the archive keeps it: without this machine's paths where it lies below the working directory."""
+    root = Path(data_root).resolve()
+    return root.relative_to(directory).as_posix() if root.is_relative_to(directory) else str(root)
+
+
+def _with_config(options: Sequence[str], entry: str) -> list[str]:
+    """Options with one more entry of ``--config``, of which Snakemake heeds the last only."""
+    for at, option in enumerate(options):
+        if option in ("--config", "-C"):
+            return [*options[: at + 1], entry, *options[at + 1 :]]
+        if option.startswith("--config="):
+            return [*options[:at], "--config", entry, option.partition("=")[2], *options[at + 1 :]]
+    return [*options, "--config", entry]
+
+
+def _run(directory: Path, arguments: Sequence[str], environment: dict[str, str] | None = None) -> int:
+    command = snakemake_command(directory, ["--cores", "all", *arguments])
     status = AGAIN
     while status == AGAIN:
-        child = subprocess.Popen(command, env={**os.environ, WAIT: "1"})
+        child = subprocess.Popen(command, env={**os.environ, WAIT: "1", **(environment or {})})
         # Ctrl-C reaches the child by itself; what is sent to this process alone is passed on.
         signal.signal(signal.SIGINT, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_, child=child: child.terminate())

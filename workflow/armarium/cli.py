@@ -243,9 +243,11 @@ def extract(archive: str, source: str, member: str, target: str, rule: str) -> N
 
 @cli.command()
 @archive
-def record_environment(archive: str) -> None:
-    """Write env/."""
-    steps().record_environment(archive)
+@click.argument("files", nargs=-1, required=True)
+@click.option("--rule", required=True)
+def record_environment(archive: str, files: tuple[str, ...], rule: str) -> None:
+    """Write FILES of env/."""
+    steps().record_environment(archive, list(files), rule)
 
 
 @cli.command()
@@ -311,6 +313,15 @@ passed_on = {"ignore_unknown_options": True, "help_option_names": []}
 def build(arguments: tuple[str, ...]) -> None:
     """Build targets as `snakemake ARGUMENTS` does; where another one makes the same files, wait for it."""
     sys.exit(import_module(".calling", __package__).build(arguments))
+
+
+@cli.command(context_settings=passed_on)
+@archive
+@click.option("--data-root", type=click.Path(file_okay=False), help="Where the dataset is.")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def rebuild(archive: str, data_root: str | None, options: tuple[str, ...]) -> None:
+    """Make all that an archive lacks, be it all but its config/, from the same data; OPTIONS are Snakemake's."""
+    sys.exit(import_module(".calling", __package__).rebuild(archive, data_root, options))
 
 
 @cli.command(context_settings=passed_on)

@@ -1,14 +1,15 @@
-"""The software and the machine that a model was made with, as files below ``env/``.
+"""The software and the machine of this process, as files below an archive's ``env/``.
 
 ``environment.txt`` and the two ``.yml`` files are what ClinicaDL 2.0 writes (``clinicadl/utils/env.py``), but
 made from the installed metadata instead of by pip and conda, which rules' environments need not hold. Without
-clocks: the same environment gives the same bytes.
+clocks and without paths of this machine: the same environment gives the same bytes.
 """
 
 from __future__ import annotations
 
 import csv
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -21,31 +22,16 @@ from urllib.parse import urlsplit
 
 from . import layout
 from .errors import UserError
-from .files import json_text, write_bytes
+from .files import json_text
 from .zips import member_bytes, opened
 
 MEMBERS = "env/"
 """Folder of the frozen environment inside run.zip."""
 
-EXPLICIT = "explicit.txt"
 _BUILD_TOOLS = {"pip", "setuptools", "wheel", "distribute"}
 _OWN = "armarium"
 _AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"}
 _AVX2 = {"avx2", "fma"}
-
-
-def write_environment(archive: str, frozen: dict[str, bytes] | None = None) -> None:
-    """Write the files of ``env/``: those frozen with the training if given, else this process's own."""
-    folder = os.path.dirname(layout.environment_txt(archive))
-    for name, data in (snapshot() if frozen is None else frozen).items():
-        write_bytes(os.path.join(folder, name), data)
-
-
-def environment_files(archive: str) -> list[str]:
-    """The files that ``write_environment`` makes when it runs in this process's environment."""
-    conda = conda_prefix() is not None
-    folder = os.path.dirname(layout.environment_txt(archive))
-    return layout.environment_files(archive, conda) + ([os.path.join(folder, EXPLICIT)] if conda else [])
 
 
 def frozen_environment(run_zip: str | os.PathLike) -> dict[str, bytes] | None:
@@ -60,26 +46,31 @@ def frozen_environment(run_zip: str | os.PathLike) -> dict[str, bytes] | None:
         with opened(run_zip) as members:
             names = [n.removeprefix(MEMBERS) for n in members.namelist() if n.startswith(MEMBERS) and n != MEMBERS]
             for name in names:
-                if not re.fullmatch(r"[\w-][\w.-]*", name):
-                    raise UserError(f"{run_zip}: member {MEMBERS}{name}: expected a plain file name after {MEMBERS}")
+                if not re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]*", name):
+                    raise UserError(
+                        f"{run_zip}: member {MEMBERS}{name}: expected a plain file name after {MEMBERS} or a folder of it"
+                    )
             return {name: member_bytes(members, f"{MEMBERS}{name}", run_zip) for name in names} or None
     except FileNotFoundError:
         return None
 
 
-def snapshot() -> dict[str, bytes]:
-    """This process's environment: contents by file name below ``env/``."""
-    prefix = conda_prefix()
+def snapshot(of: str = "") -> dict[str, bytes]:
+    """This process's environment: contents by file name below ``env/``, in a folder of its own if it is that ``of`` rules."""
+    folder = f"{of}/" if of else ""
+    environment_txt, host_json = layout.ENVIRONMENT
     texts = {
-        "environment.txt": _header("pip install -r env/environment.txt") + freeze(),
-        "host.json": json_text(host()),
+        environment_txt: _header(f"pip install -r env/{folder}{environment_txt}") + freeze(),
+        host_json: json_text(host()),
     }
+    prefix = conda_prefix()
     if prefix is not None:
-        records, recreate = _conda_records(prefix), "conda env create -f env/{}"
-        for name, portable in (("environment.yml", False), ("environment_portable.yml", True)):
-            texts[name] = _header(recreate.format(name)) + conda_export(prefix, records, portable)
-        texts[EXPLICIT] = conda_explicit(records)
-    return {name: text.encode() for name, text in texts.items()}
+        records, (exact, portable, explicit) = _conda_records(prefix), layout.CONDA_ENVIRONMENT
+        for name in (exact, portable):
+            body = conda_export(prefix, records, portable=name == portable)
+            texts[name] = _header(f"conda env create -f env/{folder}{name}") + body
+        texts[explicit] = _header(f"conda create --name NAME --file env/{folder}{explicit}") + conda_explicit(records)
+    return {f"{folder}{name}": text.encode() for name, text in texts.items()}
 
 
 def _header(recreate: str) -> str:
@@ -128,9 +119,8 @@ def _requirement(name: str, distribution: importlib.metadata.Distribution) -> st
 
 
 def conda_prefix() -> str | None:
-    """The conda environment that this interpreter belongs to, if it is the active one."""
-    prefix = os.environ.get("CONDA_PREFIX")
-    return prefix if prefix and os.path.normpath(prefix) == os.path.normpath(sys.prefix) else None
+    """The conda environment that this interpreter belongs to, activated or not (``is_conda_environment`` of conda)."""
+    return sys.prefix if Path(sys.prefix, "conda-meta", "history").is_file() else None
 
 
 def _conda_records(prefix: str) -> list[dict[str, Any]]:
@@ -141,7 +131,9 @@ def _conda_records(prefix: str) -> list[dict[str, Any]]:
 def conda_export(prefix: str, records: list[dict[str, Any]], portable: bool) -> str:
     """What ``conda env export`` prints; if ``portable``, with ``--no-builds --ignore-channels``.
 
-    As ``from_environment`` of conda 24.7 makes it, but for environment variables set in the environment.
+    As ``from_environment`` of conda 24.7 makes it, but without the absolute ``prefix:``, without variables that are set
+    in the environment, which may be secrets, and without armarium, which no channel has; an environment that has a path
+    for its name, as Snakemake's do, is named by the last part of it.
     """
     channels = _configured_channels(prefix)
     for record in () if portable else records:
@@ -160,21 +152,27 @@ def conda_export(prefix: str, records: list[dict[str, Any]], portable: bool) -> 
             *("  - " + "=".join(record[key] for key in keys) for record in records),
             *(["  - pip:"] if pip else []),
             *(f"      - {requirement}" for requirement in pip),
-            f"prefix: {prefix}",
         )
     )
 
 
 def conda_explicit(records: list[dict[str, Any]]) -> str:
-    """A file for ``conda create --file``, which needs no solver: every package's URL and MD5."""
+    """Every package's URL and MD5, as ``conda list --explicit --md5`` prints them, but sorted by name.
+
+    ``conda create --file`` needs no solver for it.
+    """
     urls = (_without_secrets(record["url"]) + f"#{record['md5']}" * ("md5" in record) for record in records)
-    head = ("# recreate with: conda create --name NAME --file env/explicit.txt", "@EXPLICIT")
-    return "".join(f"{line}\n" for line in (*head, *urls))
+    return "".join(f"{line}\n" for line in ("@EXPLICIT", *urls))
 
 
 def _without_secrets(url: str) -> str:
     """A channel's URL without token or password."""
-    return re.sub(r"/t/[^/]+(?=/)", "", re.sub(r"//[^/@]+@", "//", url))
+    return without_passwords(re.sub(r"//[^/@]+@", "//", url))
+
+
+def without_passwords(text: str) -> str:
+    """A text without the passwords and conda tokens of the URLs in it."""
+    return re.sub(r"(//[^/\s]+)/t/[^/\s]+(?=/)", r"\1", re.sub(r"//[^/@:\s]+:[^/@\s]+@", "//", text))
 
 
 def _channel_name(url: str) -> str:
@@ -187,29 +185,29 @@ def _channel_name(url: str) -> str:
 
 
 def _environment_name(prefix: str) -> str:
-    if os.path.normpath(prefix) == _conda_root():
-        return "base"
-    folder, name = os.path.split(os.path.normpath(prefix))
-    return name if os.path.basename(folder) == "envs" else prefix
+    return "base" if os.path.normpath(prefix) == _conda_root(prefix) else os.path.basename(os.path.normpath(prefix))
 
 
-def _conda_root() -> str | None:
-    """The folder that conda itself lives in, known while one of its environments is active."""
+def _conda_root(prefix: str) -> str | None:
+    """The folder that conda itself lives in, known where an environment is active or lies in its usual place."""
     executable = os.environ.get("CONDA_EXE")
-    return os.path.dirname(os.path.dirname(os.path.normpath(executable))) if executable else None
+    if executable:
+        return os.path.dirname(os.path.dirname(os.path.normpath(executable)))
+    places = (Path(prefix), Path(prefix).parent.parent)
+    return next((str(place) for place in places if (place / "condabin").is_dir()), None)
 
 
 def _configured_channels(prefix: str) -> list[str]:
     """The ``channels`` of every .condarc, the strongest first; ``defaults`` where none says."""
     files = [os.environ.get("CONDARC"), f"{prefix}/.condarc", "~/.condarc", "~/.conda/.condarc"]
-    files += [f"{_conda_root()}/.condarc", "/etc/conda/.condarc"]
+    files += [f"{_conda_root(prefix)}/.condarc", "/etc/conda/.condarc"]
     names: list[str] = []
     for file in filter(None, files):
         path = Path(file).expanduser()
         text = path.read_text() if path.is_file() else ""
         if entry := re.search(r"^channels:[ \t]*(\[.*?\]|(?:\n[ \t]*-.*)+)", text, re.MULTILINE):
             names += re.findall(r"(?:^[ \t]*-|[\[,])[ \t]*['\"]?([^\s'\",\]#]+)", entry[1], re.MULTILINE)
-    return list(dict.fromkeys(names)) or ["defaults"]
+    return list(dict.fromkeys(map(_without_secrets, names))) or ["defaults"]
 
 
 def _not_from_conda(prefix: str, records: list[dict[str, Any]]) -> list[str]:
@@ -230,25 +228,38 @@ def _not_from_conda(prefix: str, records: list[dict[str, Any]]) -> list[str]:
 def host() -> dict[str, Any]:
     """Kind of machine and interpreter, without the names of either machine or user; None where unknown."""
     gpus = _gpus()
-    torch = sys.modules.get("torch")
+    cuda, cudnn = _cuda_of_torch()
     return {
         "os": _os_name(),
         "kernel": platform.release(),
         "machine": platform.machine(),
-        "glibc": platform.libc_ver()[1] or None,
+        "libc": " ".join(platform.libc_ver()).strip() or None,
         "cpu": {
             "model": _cpuinfo("model name"),
-            "capability": torch.backends.cpu.get_cpu_capability() if torch else cpu_capability(),
+            "capability": cpu_capability(),
             "cores": os.cpu_count(),
         },
         "gpus": [name for name, _ in gpus],
         "gpu_driver": gpus[0][1] if gpus else None,
         "cuda": {
-            "torch": torch.version.cuda if torch else None,
             "driver": _first(r"CUDA Version:\s*([\d.]+)", _nvidia_smi()) if gpus else None,
+            "torch": cuda,
+            "cudnn": cudnn,
         },
         "interpreter": f"{platform.python_implementation()} {platform.python_version()}",
     }
+
+
+def _cuda_of_torch() -> tuple[str | None, str | None]:
+    """Versions of CUDA and cuDNN that torch brings; torch is imported only where it brings any."""
+    spec = importlib.util.find_spec("torch")
+    version = Path(spec.origin).parent / "version.py" if spec and spec.origin else None
+    if version is None or not _first(r"^cuda\b[^=]*=\s*'([\d.]+)'", version.read_text()):
+        return None, None
+    import torch
+
+    cudnn = torch.backends.cudnn.version()
+    return torch.version.cuda, None if cudnn is None else str(cudnn)
 
 
 def _os_name() -> str:

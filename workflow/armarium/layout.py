@@ -22,6 +22,22 @@ MMAR_CONFIGS = (
 COMMANDS = ("set_env.sh", "train.sh", "infer.sh", "validate.sh", "validate_ckpt.sh", "export.sh")
 BUNDLE_CONFIGS = ("metadata.json", "train.json", "evaluate.json", "inference.json", "logging.conf")
 DOCS = ("README.md", "license.txt", "data_license.txt")
+ENVIRONMENT = ("environment.txt", "host.json")
+CONDA_ENVIRONMENT = ("environment.yml", "environment_portable.yml", "explicit.txt")
+"""Beside ``ENVIRONMENT`` where a step runs in a conda environment."""
+TRAINING_ENVIRONMENT, OTHER_ENVIRONMENTS = "torch", ("data",)
+"""The files of envs/ by their stems: that of training and all that computes, and those of other rules."""
+LOCK_FILES = (
+    "uv.lock",
+    "poetry.lock",
+    "pdm.lock",
+    "pixi.lock",
+    "Pipfile.lock",
+    "requirements.lock",
+    "pylock.toml",
+    "conda-lock.yml",
+)
+"""Files by which a project pins its environment; conda environments of rules have ``<name>.<platform>.pin.txt``."""
 
 
 # ---- configuration: sources of the DAG, written before planning, never by a rule
@@ -69,6 +85,11 @@ def cases_tsv(a: str) -> str:
 def dataset_json(a: str) -> str:
     """What the dataset's list said: its facts, classes and a digest."""
     return f"{a}/data/dataset.json"
+
+
+def data_record(a: str) -> str:
+    """What the data was when it was checked, beside the configuration: a run from that alone tells other data by it."""
+    return f"{a}/config/data.json"
 
 
 def splits_json(a: str) -> str:
@@ -139,17 +160,22 @@ def summary_log(a: str) -> str:
     return f"{a}/summary.log"
 
 
+def environment_file(a: str, name: str) -> str:
+    """A file on the environment that the published model was trained in; ``<rule environment>/<name>``: on another one."""
+    return f"{a}/env/{name}"
+
+
 def environment_txt(a: str) -> str:
-    return f"{a}/env/environment.txt"
+    return environment_file(a, "environment.txt")
 
 
 def host_json(a: str) -> str:
-    return f"{a}/env/host.json"
+    return environment_file(a, "host.json")
 
 
-def environment_files(a: str, conda: bool) -> list[str]:
-    names = ["environment.yml", "environment_portable.yml"] if conda else []
-    return [environment_txt(a), host_json(a), *(f"{a}/env/{name}" for name in names)]
+def environment_files(a: str, names: tuple[str, ...] = ENVIRONMENT, of: str = "") -> list[str]:
+    """Files on the training's environment, or on that ``of`` other rules."""
+    return [environment_file(a, f"{of}/{name}" if of else name) for name in names]
 
 
 # ---- one split's training

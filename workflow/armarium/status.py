@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import layout
-from .calling import snakemake_command, working_directory
+from .calling import place_of, snakemake_command
 from .errors import UserError
 from .manifest import archive_files
 from .run import SAVED, epochs_noted
@@ -93,11 +93,8 @@ def status(archive: str, options: Sequence[str] = ()) -> Status:
     UserError
         If there is no such archive, or Snakemake cannot plan it.
     """
-    folder = Path(archive).resolve()
-    if not Path(layout.archive_json(str(folder))).is_file():
-        raise UserError(f"{archive}: no archive: found no {layout.archive_json(archive)}; check the path")
-    directory = working_directory(folder, Path.cwd())
-    relative = folder.relative_to(directory).as_posix()
+    directory, relative = place_of(archive)
+    folder = directory / relative
     rows = [row for row in _summary(directory, relative, options) if row["output_file"].startswith(f"{relative}/")]
     pending = [row for row in rows if row["plan"] == "update pending"]
     files = {row["output_file"].removeprefix(f"{relative}/"): row for row in rows}

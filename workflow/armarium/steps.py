@@ -64,11 +64,12 @@ def hash_index(cache_dir: str) -> HashIndex:
 def check_data(archive: str, workers: int, cache_dir: str) -> None:
     """Check every case of the dataset and the test lists; write their table and what the list says."""
     from .checks import check_dataset, write_cases_table
+    from .data_record import record_of
     from .dataset import read_dataset, with_test_lists
 
     root = data_root_of(archive)
     spec = {**read_effective(archive, "data")["dataset"], **read_effective(archive, "check")}
-    outputs = [layout.cases_tsv(archive), layout.dataset_json(archive)]
+    outputs = [layout.cases_tsv(archive), layout.dataset_json(archive), layout.data_record(archive)]
     sources = [layout.effective(archive, p) for p in ("data", "check", "test", "files")]
     with step(archive, "check_data", "check_data", sources, outputs) as running:
         started = time.time_ns()
@@ -78,6 +79,7 @@ def check_data(archive: str, workers: int, cache_dir: str) -> None:
         facts = {**dataset.header(), "list": spec["list"], "cases": len(rows), "digests": list_digests(dataset)}
         write_json(layout.dataset_json(archive), facts)
         running.data_inputs = content_of(dataset.cases, {r["case"]: r for r in rows})
+        write_json(layout.data_record(archive), record_of(dataset, running.data_inputs))
         hash_index(cache_dir).note({str(Path(root, f)): h for f, h in running.data_inputs.items()}, started)
 
 
@@ -184,9 +186,8 @@ def _train(archive: str, split: str, device: str, cache_dir: str, workspace: Wor
     from .training import SplitTraining
 
     training = SplitTraining(*_training_of(archive, split, device, cache_dir), workspace)
+    environment = _environment_of_training(archive, split)
     progress = training.run()
-    folder = Path(layout.environment_txt(archive)).parent
-    environment = {f"env/{p.name}": p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
     workspace.finish(run_members(training, workspace.fingerprint, environment))
     return {"device": str(training.device), "steps": len(progress.losses)}
 
@@ -215,6 +216,20 @@ def _training_of(archive: str, split: str, device: str, cache_dir: str) -> tuple
     make_deterministic(settings)
     cases = (cases_of(archive, sides[side]) for side in layout.SIDES)
     return settings, split, *cases, class_names(archive), data_root_of(archive), cache_dir, choose_device(device)
+
+
+def _environment_of_training(archive: str, split: str) -> dict[str, bytes]:
+    """Members of run.zip on the environment; that of the published split is what env/ describes, also on another machine."""
+    from .environment import MEMBERS
+    from .environment_files import differing_names, environment_of_training
+
+    environment = environment_of_training(archive)
+    if int(split) == read_effective(archive, "publish")["publish"] and (names := differing_names(archive, environment)):
+        outputs = [layout.environment_file(archive, name) for name in names]
+        with step(archive, "record_environment_of_training", "train_split", [], outputs):
+            for name, path in zip(names, outputs, strict=True):
+                write_bytes(path, environment[name])
+    return {f"{MEMBERS}{name}": data for name, data in environment.items()}
 
 
 def select(archive: str, split: str, checkpoint: str, weights: bool) -> None:
@@ -450,15 +465,16 @@ def write(archive: str, what: str, function, names: tuple[str, ...], inputs: lis
             ) from error
 
 
-def record_environment(archive: str) -> None:
-    """env/: as training froze it if there is a run, else this process's."""
-    from .environment import frozen_environment, write_environment
+def record_environment(archive: str, outputs: list[str], rule: str) -> None:
+    """Files of env/: as training froze them if there is a run that has them, else this process's."""
+    from .environment_files import write_environment
 
     split = read_effective(archive, "publish")["publish"]
-    frozen = frozen_environment(layout.run_zip(archive, split))
-    outputs = layout.environment_files(archive, conda=False)
-    with step(archive, "record_environment", "record_environment", [], outputs):
-        write_environment(archive, frozen)
+    names = [os.path.relpath(path, layout.environment_file(archive, "")) for path in outputs]
+    folder, first = os.path.split(names[0])
+    which = folder if rule == "record_rule_environment" else first if rule == "copy_lock_file" else ""
+    with step(archive, f"{rule}_{which}".rstrip("_"), rule, [], outputs):
+        write_environment(archive, names, layout.run_zip(archive, split))
 
 
 def copy_workflow(archive: str) -> None:
@@ -477,9 +493,11 @@ def workflow_text() -> str:
 
 def write_manifest(archive: str, cache_dir: str) -> None:
     """The manifest over everything; then resume states are no longer needed."""
+    from .environment_files import remove_outdated
     from .manifest import write_manifest as write
     from .run import forget_workspaces
 
+    remove_outdated(archive, layout.run_zip(archive, read_effective(archive, "publish")["publish"]))
     named = [p.name.partition("-")[2] for p in Path(archive, "training").glob("split-*")]
     remove_abandoned(archive)
     forget_workspaces(archive, [int(name) for name in named if name.isdecimal()])

@@ -21,13 +21,58 @@ for what, (path, *parts) in ROOT_CONFIGS.items():
 
 rule record_environment:
     output:
-        layout.environment_files("{archive}", conda=USES_CONDA),
+        layout.environment_files("{archive}"),
     log:
         layout.log("{archive}", "record_environment"),
     conda:
         "../../envs/torch.yaml"
     shell:
-        "python -m armarium --log {log:q} record-environment {wildcards.archive:q}"
+        "python -m armarium --log {log:q} record-environment {wildcards.archive:q} {output:q} --rule record_environment"
+
+
+rule record_conda_environment:
+    input:
+        if_recorded(layout.environment_files("{archive}", layout.CONDA_ENVIRONMENT)),
+    output:
+        layout.environment_files("{archive}", layout.CONDA_ENVIRONMENT),
+    log:
+        layout.log("{archive}", "record_conda_environment"),
+    conda:
+        "../../envs/torch.yaml"
+    shell:
+        "python -m armarium --log {log:q} record-environment {wildcards.archive:q} {output:q} --rule record_conda_environment"
+
+
+rule record_rule_environment:
+    input:
+        if_recorded(
+            layout.environment_files("{archive}", (*layout.ENVIRONMENT, *layout.CONDA_ENVIRONMENT), "{environment}")
+        ),
+    output:
+        layout.environment_files("{archive}", (*layout.ENVIRONMENT, *layout.CONDA_ENVIRONMENT), "{environment}"),
+    log:
+        layout.log("{archive}", "record_rule_environment_{environment}"),
+    wildcard_constraints:
+        environment="|".join(layout.OTHER_ENVIRONMENTS),
+    conda:
+        "../../envs/{environment}.yaml"
+    shell:
+        "python -m armarium --log {log:q} record-environment {wildcards.archive:q} {output:q} --rule record_rule_environment"
+
+
+rule copy_lock_file:
+    input:
+        if_recorded(layout.environment_file("{archive}", "{lock}")),
+    output:
+        layout.environment_file("{archive}", "{lock}"),
+    log:
+        layout.log("{archive}", "copy_lock_file_{lock}"),
+    wildcard_constraints:
+        lock=LOCK,
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} record-environment {wildcards.archive:q} {output:q} --rule copy_lock_file"
 
 
 rule write_summary:

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import armarium  # Snakemake puts the folder of an included Snakefile on the path
 from armarium import gpus, layout
+from armarium.calling import SAME_DATA
 from armarium.config import archive_section, check
 from armarium.configure import Globals, configure
 from armarium.boundary import check_boundary
+from armarium.environment_files import LOCK, frozen_names, names_here
 from armarium.errors import UserError
 from armarium.faults import in_words
 from armarium.held import give_back, held_products, hold
@@ -155,6 +157,8 @@ def configured(archive):
         told(check_boundary, archive)
     section = told(archive_section, config, LISTED[archive]) if archive in LISTED else None
     given = (archive, section, LISTED_GLOBALS if section else HELD_GLOBALS)
+    if workflow.is_main_process and os.environ.get(SAME_DATA):
+        refuse_other_data(archive, told(configure, *given, True))
     if only_looks() or not workflow.is_main_process:
         if workflow.is_main_process:
             told(adopt_once, archive)

@@ -33,6 +33,7 @@ rule check_data:
     output:
         layout.cases_tsv("{archive}"),
         layout.dataset_json("{archive}"),
+        layout.data_record("{archive}"),
     log:
         layout.log("{archive}", "check_data"),
     conda:

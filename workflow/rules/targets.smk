@@ -28,17 +28,68 @@ def unmade(folder):
     return not told(is_synthesized, folder, SYNTHESIZED[folder][0])
 
 
-def made_list(wildcards):
-    """The dataset's files as inputs where a rule is to make them."""
-    held = configured(wildcards.archive)
+def list_to_be_made(archive, held):
+    """The folder of the archive's dataset, if a rule is to make that."""
     folder = os.path.normpath(os.path.join(held.data_root, os.path.dirname(held.spec["dataset"]["list"])))
-    return SYNTHESIZED[folder][1] if folder in SYNTHESIZED and unmade(folder) else []
+    return folder if folder in SYNTHESIZED and unmade(folder) else None
+
+
+def made_list(wildcards):
+    """The dataset's files as inputs where a rule is to make them; else they are certain to be those of the archive.
+
+    Of an archive that is listed, the list's owner decides what data it is made from.
+    """
+    archive, held = wildcards.archive, configured(wildcards.archive)
+    if folder := list_to_be_made(archive, held):
+        return SYNTHESIZED[folder][1]
+    if archive not in LISTED and not os.path.exists(layout.cases_tsv(archive)):
+        refuse_other_data(archive, held)
+    return []
+
+
+def refuse_other_data(archive, held):
+    """Tell, before anything is made, of data that is missing or not what the archive was made from."""
+    from armarium.data_record import check_same_data
+    from armarium.steps import hash_index
+
+    groups = json_module.loads(held.effective["test"])["groups"]
+    if list_to_be_made(archive, held) is None:
+        told(check_same_data, archive, held.spec["dataset"], groups, held.data_root, hash_index(CACHE_DIR))
 
 
 def another_dataset(folder):
     """Input function: a reason to make a dataset again that was made from another specification."""
     listed = SYNTHESIZED[folder][1][0]
     return lambda wildcards: [stamp(folder, "dataset", listed)] if os.path.exists(listed) and unmade(folder) else []
+
+
+@cache
+def environment_files(archive):
+    """The files of env/: those that the published training froze, else those that one by this call would.
+
+    So an archive that was trained in conda keeps them wherever it is worked on, and nothing else is asked of it.
+    """
+    split = configured(archive).spec["publish"]
+    run = run_info(layout.run_zip(archive, split))
+    current = run is not None and run.get("fingerprint") == configured(archive).fingerprint("training", split)
+    frozen = frozen_names(layout.run_zip(archive, split)) if current else []
+    return [layout.environment_file(archive, name) for name in frozen or names_here(USES_CONDA)]
+
+
+def if_recorded(*products):
+    """Input function: nothing, once it is certain that an archive is to have these files of env/."""
+
+    def of(wildcards):
+        told(refuse_unrecorded, wildcards.archive, list(paths(products, wildcards)))
+        return []
+
+    return of
+
+
+def refuse_unrecorded(archive, asked):
+    files = environment_files(archive)
+    if strange := [f for f in asked if f not in files]:
+        raise UserError(f"{strange[0]}: not of the environments of this archive; it has {', '.join(files)}")
 
 
 def training_needs(wildcards):
@@ -51,7 +102,7 @@ def training_needs(wildcards):
         layout.splits_json(archive),
         layout.cases_tsv(archive),
         layout.architecture_log(archive),
-        layout.environment_txt(archive),
+        *environment_files(archive),
         *layout.root_configs(archive),
         layout.training_data_tsv(archive),
         *(f for k in splits_of(archive) for side in layout.SIDES for f in layout.side_data(archive, side, k)),
@@ -193,6 +244,16 @@ def listed_predictions(archive):
     return [f for f in (f"{archive}/{name}" for name in told(read_manifest, archive).files) if fnmatch(f, wanted)]
 
 
+def data_record(archive):
+    """What the data was; of an archive that was complete before that was kept it is not asked: its data may be gone."""
+    from armarium.manifest import read_manifest
+
+    record, manifest = layout.data_record(archive), layout.manifest(archive)
+    if os.path.exists(record) or not os.path.exists(manifest):
+        return [record]
+    return [record] if os.path.relpath(record, archive) in told(read_manifest, archive).files else []
+
+
 def artifacts(wildcards):
     """Everything that a complete archive holds, but the manifest."""
     a = wildcards.archive
@@ -201,12 +262,13 @@ def artifacts(wildcards):
     return [
         layout.cases_tsv(a),
         layout.dataset_json(a),
+        *data_record(a),
         layout.splits_json(a),
         *layout.root_configs(a),
         layout.architecture_log(a),
         layout.nn_summary(a),
         layout.summary_log(a),
-        *layout.environment_files(a, conda=USES_CONDA),
+        *environment_files(a),
         layout.training_data_tsv(a),
         *(f for k in splits_of(a) for f in split_artifacts(a, k)),
         *(f for g in held.groups for f in group_artifacts(a, g)),
