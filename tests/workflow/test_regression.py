@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,7 @@ def test_every_quantile_of_the_target_is_on_both_sides(regressed):
     (split,) = splits["splits"]
     ordered = sorted(targets[name] for side in split.values() for name in side)
     fifths = [ordered[k * len(ordered) // 5] for k in range(5)] + [ordered[-1] + 1]
-    for low, high in zip(fifths, fifths[1:], strict=False):
+    for low, high in pairwise(fifths):
         held = [name for name in split["validation"] if low <= targets[name] < high]
         assert 1 <= len(held) <= 2
 

@@ -110,8 +110,12 @@ def _save_numbers() -> list[dict]:
 
 
 def _metric_components(settings: dict) -> dict[str, dict]:
-    """Metrics by label, the key metric first; distances in mm have no handler of MONAI's own."""
+    """Metrics by label, the key metric first; distances in mm have no handler of MONAI's own.
+
+    Of ignite's for regression only a key metric is there: who reads a bundle with care allows few modules.
+    """
     listed = [m for m in settings["validate"]["metrics"] if m.get("name") not in DISTANCES]
+    listed = [m for m in listed if m is listed[0] or m.get("name") not in parts.IGNITE_REGRESSION]
     taken = "$monai.handlers.from_engine(['pred', 'label'])"
     made = {m["label"]: parts.target("metric", m, output_transform=taken) for m in listed}
     for metric in listed:
@@ -264,6 +268,9 @@ def _validate_section(settings: dict) -> dict:
     key = next(iter(metrics), None)
     saved = {"save_dir": "@output_dir", "save_dict": {"model": "@network"}, "save_key_metric": True}
     scored = {"key_val_metric": "@validate#key_metric"} if key else {}
+    if any(m["label"] == key and m["mode"] == "min" for m in validate["metrics"]):
+        saved["key_metric_negative_sign"] = True
+        scored["metric_cmp_fn"] = "$lambda value, best: value < best"
     return {
         "data": parts.data("validation", settings["task"] == "segmentation"),
         "preprocessing": _labelled(settings, validate["pre_transforms"]),
