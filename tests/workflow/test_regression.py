@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import yaml
 from armarium.tables import read_tsv
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score, root_mean_squared_error
 
-from .conftest import REPO, Project, hashes
+from .conftest import REPO, Project, finished_jobs, hashes
+from .test_verify import bash, verified
 
 METRICS = {
     "MeanAbsoluteError": mean_absolute_error,
@@ -38,7 +40,7 @@ def build_regressed(folder: Path) -> Project:
     section["recipe"] = "recipe"
     section["dataset"]["synthesize"].update(shape=[20, 24], spacing=[1.0, 0.8])
     section["splits"] = {"method": "holdout", "holdout": 6, "stratify_by": ["target"]}
-    section["select"]["final"] = False
+    section["select"] = {"best": ["MeanAbsoluteError"], "final": False}
     project.configure({"archives": {"regression": section}})
     project.archive = project.folder / "archives/regression"
     project.snakemake()
@@ -113,9 +115,12 @@ def test_the_model_card_names_the_target_and_its_spread(regressed):
     assert "Errors are in the target's units" in card and "classes" not in card.partition("## Results")[0]
 
 
-def test_a_lost_table_of_predictions_comes_back_and_nothing_is_left_to_do(regressed):
-    before = hashes(regressed.archive)
+def test_the_command_of_inference_brings_a_lost_table_back_and_nothing_is_left_to_do(regressed):
+    before, home = hashes(regressed.archive), regressed.folder
     (regressed.archive / "eval/predictions.tsv").unlink()
-    assert regressed.ran("archives/regression/eval/predictions.tsv") == {"extract_predictions": 1}
+    done = bash(f"PATH='{Path(sys.executable).parent}':$PATH archives/regression/commands/infer.sh", home, home)
+    ran = finished_jobs(done.stdout + done.stderr)
+    assert done.returncode == 0 and ran == {"extract_predictions": 1}, done.stdout + done.stderr
     assert hashes(regressed.archive) == before
-    assert regressed.planned() == {}
+    assert verified(home, home, "archives/regression")["ok"]
+    assert bash("armarium status archives/regression", home, home).stdout.startswith("archives/regression: complete, ")
