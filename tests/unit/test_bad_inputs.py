@@ -77,7 +77,12 @@ CONFIG = [
     (section(recipe=3), "archives.a.recipe: found 3 (int), wanted string"),
     (section(recipe="nowhere"), "no config_train.json in "),
     (section(dataset={"list": None}), "archives.a.dataset.list: found None (NoneType), wanted string"),
-    (section(dataset={"task": "regression"}), "task: found 'regression'; known: classification, segmentation"),
+    (
+        section(dataset={"task": "detection"}),
+        "task: found 'detection'; known: classification, regression, segmentation",
+    ),
+    (section(dataset={"target": "age"}), "dataset.target is 'age', but a segmentation's labels are files"),
+    (section(dataset={"task": "regression", "labels": {"0": "a"}}), "a regression has no classes; leave it out"),
     (section(dataset={"synthesize": {"cases": 3}}), "synthesize.cases: found 3; 3 is less than the minimum of 4"),
     (section(dataset={"columns": {"p": {}}}), "columns.p: missing key pattern; Regular expression with one group"),
     (section(dataset={"affine_tolerance": "small"}), "affine_tolerance: found 'small' (str), wanted number"),

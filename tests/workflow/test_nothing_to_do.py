@@ -20,6 +20,7 @@ from .conftest import REPO, Project, WarmProject, hashes, micro_config
 from .edits import changed_voxel
 from .mirror import mirror
 from .test_classification import build_classified
+from .test_regression import build_regressed
 
 MANIFEST = "ro-crate-metadata.json"
 SINGLE = ("models/model.ts", "training/split-0/run.zip", "eval/metrics.csv", "config/dataset_0.json", "LICENSE")
@@ -418,7 +419,7 @@ def build_demo(folder: Path) -> Project:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("build", [build_demo, build_classified])
+@pytest.mark.parametrize("build", [build_demo, build_classified, build_regressed])
 def test_nothing_to_do_for_other_archives_and_copies_of_them(tmp_path, build, figures):
     project = build(tmp_path / "project")
     shutil.copytree(project.archive, project.folder / "elsewhere", copy_function=shutil.copyfile)

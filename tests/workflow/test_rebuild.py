@@ -26,6 +26,7 @@ from . import content
 from .conftest import Project, WarmProject, finished_jobs, job_counts, micro_config
 from .test_classification import build_classified
 from .test_nothing_to_do import build_demo
+from .test_regression import build_regressed
 
 MANIFEST = "ro-crate-metadata.json"
 RUN = re.compile(r"training/split-(\d+)/run\.zip")
@@ -143,9 +144,9 @@ def test_every_lost_file_comes_back_by_name_with_one_job_and_the_same_bytes(buil
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("build", [build_demo, build_classified])
+@pytest.mark.parametrize("build", [build_demo, build_classified, build_regressed])
 def test_every_lost_file_of_other_archives_comes_back(tmp_path, build, figures):
-    """3D images and two splits; classification."""
+    """3D images and two splits; classification; regression."""
     prove_every_file(build(tmp_path / "built"), tmp_path, figures)
 
 

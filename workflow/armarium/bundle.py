@@ -13,6 +13,7 @@ from . import bundle_parts as parts
 from . import layout
 from .bundle_metadata import metadata
 from .configure import read_effective, training_settings_of
+from .dataset import REGRESSION, SEGMENTATION
 from .errors import UserError
 from .files import json_text, write_text
 
@@ -64,7 +65,7 @@ def inference_config(archive: str) -> dict:
         post += [] if parts.gives_class_numbers(after) else [parts.transform("AsDiscreted", keys="pred", argmax=True)]
         post += [_save_segmentation()]
     else:
-        post += [*parts.transforms(after, {"pred"}), *_save_probabilities()]
+        post += [*parts.transforms(after, {"pred"}), *_save_numbers()]
     return {
         **parts.common(archive, key, labelled=False),
         "preprocessing": parts.compose(
@@ -95,8 +96,8 @@ def _save_segmentation() -> dict:
     )
 
 
-def _save_probabilities() -> list[dict]:
-    """A csv row per case: the image's path and each class's value."""
+def _save_numbers() -> list[dict]:
+    """A csv row per case: the image's path and each class's value, or the one number."""
     meta = {"keys": "pred", "meta_keys": "image_meta_dict"}
     file = {"output_dir": "@output_dir", "filename": "predictions.csv", "overwrite": True}
     return [
@@ -109,17 +110,26 @@ def _save_probabilities() -> list[dict]:
 
 
 def _metric_components(settings: dict) -> dict[str, dict]:
-    """Metrics by label, the key metric first; distances in mm have no handler of MONAI's own."""
+    """Metrics by label, the key metric first; distances in mm have no handler of MONAI's own.
+
+    Of ignite's for regression only a key metric is there: who reads a bundle with care allows few modules.
+    """
     listed = [m for m in settings["validate"]["metrics"] if m.get("name") not in DISTANCES]
+    listed = [m for m in listed if m is listed[0] or m.get("name") not in parts.IGNITE_REGRESSION]
     taken = "$monai.handlers.from_engine(['pred', 'label'])"
-    return {m["label"]: parts.target("metric", m, output_transform=taken) for m in listed}
+    made = {m["label"]: parts.target("metric", m, output_transform=taken) for m in listed}
+    for metric in listed:
+        if settings["task"] == REGRESSION and metric.get("name") == "RootMeanSquaredError":
+            # MONAI's is the mean of the cases' roots, which of one number each is the mean absolute error.
+            made[metric["label"]] = {"_target_": "ignite.metrics.RootMeanSquaredError", "output_transform": taken}
+    return made
 
 
 def _scored_post(settings: dict, transform: str) -> list[dict]:
     """Post-transforms that end with prediction and label one-hot on the file's grid, as metrics want them."""
     before, after = parts.split_post(settings)
     both = {"pred", "label"}
-    if settings["task"] == "classification":
+    if settings["task"] != SEGMENTATION:
         return parts.transforms([*before, *after], both)
     classes = next(
         (settings["model"]["args"][k] for k in ("out_channels", "num_classes") if k in settings["model"]["args"]),
@@ -135,6 +145,15 @@ def _scored_post(settings: dict, transform: str) -> list[dict]:
     return [*parts.transforms(before, both), inverted, *parts.transforms(after, both), *numbers, last]
 
 
+def _labelled(settings: dict, components: list[dict]) -> dict:
+    """A chain of pre-transforms for items with a label; a regression's becomes a float32 tensor ``[1]``."""
+    chain = parts.transforms(components, {"image", "label"})
+    if settings["task"] == REGRESSION:
+        chain.append(parts.transform("ToTensord", keys="label", dtype="$torch.float32"))
+        chain.append(parts.transform("EnsureChannelFirstd", keys="label", channel_dim="no_channel"))
+    return parts.compose(chain)
+
+
 def evaluate_config(archive: str) -> dict:
     """``configs/evaluate.json``: the published model on its split's validation cases."""
     settings = read_effective(archive, "train")
@@ -145,7 +164,7 @@ def evaluate_config(archive: str) -> dict:
     saver = _handler("MetricsSaver", {"save_dir": "@output_dir", "metrics": "*"})
     return {
         **parts.common(archive, "validation", settings["task"] == "segmentation"),
-        "preprocessing": parts.compose(parts.transforms(settings["validate"]["pre_transforms"], {"image", "label"})),
+        "preprocessing": _labelled(settings, settings["validate"]["pre_transforms"]),
         "dataset": parts.dataset("@data", "@preprocessing"),
         "dataloader": parts.dataloader("@dataset"),
         "inferer": parts.target("inferer", settings["validate"]["inferer"]),
@@ -209,7 +228,7 @@ def _train_section(settings: dict, data: dict) -> dict:
     batches = {"batch_size": settings["batch_size"], "shuffle": True, "num_workers": settings["num_workers"]}
     return {
         "data": data,
-        "preprocessing": parts.compose(parts.transforms(settings["pre_transforms"], {"image", "label"})),
+        "preprocessing": _labelled(settings, settings["pre_transforms"]),
         "dataset": parts.dataset("@train#data", "@train#preprocessing"),
         "dataloader": parts.dataloader("@train#dataset", **batches),
         "inferer": parts.target("inferer", settings["inferer"]),
@@ -249,9 +268,12 @@ def _validate_section(settings: dict) -> dict:
     key = next(iter(metrics), None)
     saved = {"save_dir": "@output_dir", "save_dict": {"model": "@network"}, "save_key_metric": True}
     scored = {"key_val_metric": "@validate#key_metric"} if key else {}
+    if any(m["label"] == key and m["mode"] == "min" for m in validate["metrics"]):
+        saved["key_metric_negative_sign"] = True
+        scored["metric_cmp_fn"] = "$lambda value, best: value < best"
     return {
         "data": parts.data("validation", settings["task"] == "segmentation"),
-        "preprocessing": parts.compose(parts.transforms(validate["pre_transforms"], {"image", "label"})),
+        "preprocessing": _labelled(settings, validate["pre_transforms"]),
         "dataset": parts.dataset("@validate#data", "@validate#preprocessing"),
         "dataloader": parts.dataloader("@validate#dataset"),
         "inferer": parts.target("inferer", validate["inferer"]),

@@ -9,7 +9,7 @@ from math import ceil, lcm, prod
 
 from . import layout
 from .configure import read_effective
-from .dataset import read_facts
+from .dataset import CLASSIFICATION, REGRESSION, SEGMENTATION, read_facts
 from .errors import UserError
 
 VERSION = "0.1.0"
@@ -28,9 +28,15 @@ DEFAULT_SIZE = 64
 """Voxels along an axis where the recipe fixes none."""
 
 
+def _in_shape(settings: dict) -> list[int]:
+    """``[channels, *grid]`` of a network that is made for one size (MONAI's Regressor and its like), else nothing."""
+    return list(settings["model"]["args"].get("in_shape", []))
+
+
 def _spatial_dims(settings: dict) -> int:
     """MONAI's networks are 3D unless told otherwise."""
-    dims = settings["model"]["args"].get("spatial_dims", settings["model"]["args"].get("dimensions", 3))
+    args = settings["model"]["args"]
+    dims = args.get("spatial_dims", args.get("dimensions", len(_in_shape(settings)[1:]) or 3))
     if dims not in (1, 2, 3):
         raise UserError(f"train.model: spatial_dims is {dims!r:.80}; wanted 1, 2 or 3")
     return int(dims)
@@ -42,6 +48,8 @@ def _per_axis(value: int | list[int], dims: int) -> list[int]:
 
 def _divisor(settings: dict, dims: int) -> list[int]:
     """What a network's grid is a multiple of: its strides, and the padding that the recipe does for them."""
+    if _in_shape(settings):
+        return [1] * dims
     strides = settings["model"]["args"].get("strides", settings["model"]["args"].get("upsample_kernel_size", []))
     found = [prod(s) for s in zip(*(_per_axis(s, dims) for s in strides), strict=True)] or [1] * dims
     for transform in settings["validate"]["pre_transforms"]:
@@ -51,10 +59,10 @@ def _divisor(settings: dict, dims: int) -> list[int]:
 
 
 def _fixed_size(settings: dict, dims: int) -> list[int] | None:
-    """The grid that the inferer's window or else the last sizing transform gives."""
+    """The grid that the network is made for, else that of the inferer's window, else of the last sizing transform."""
     window = settings["validate"]["inferer"]["args"].get("roi_size")
     sizes = [t["args"].get("spatial_size", t["args"].get("roi_size")) for t in settings["validate"]["pre_transforms"]]
-    for size in [window, *reversed(sizes)]:
+    for size in [_in_shape(settings)[1:] or None, window, *reversed(sizes)]:
         if size is not None and min(size := _per_axis(size, dims)) > 0:
             return size
     return None
@@ -83,8 +91,10 @@ def _value_range(settings: dict) -> list[float]:
 def _channels(settings: dict, dataset: dict) -> tuple[dict[str, str], dict[str, str]]:
     """Names of the input channels and of the output channels, by number."""
     args = settings["model"]["args"]
-    inputs = next((args[k] for k in ("in_channels", "n_input_channels") if k in args), len(dataset["modality"]))
-    outputs = next((args[k] for k in ("out_channels", "num_classes", "n_classes") if k in args), len(dataset["labels"]))
+    given = [*(args[k] for k in ("in_channels", "n_input_channels") if k in args), *_in_shape(settings)[:1]]
+    inputs = next(iter(given), len(dataset["modality"]))
+    named = {"0": str(dataset.get("target"))} if settings["task"] == REGRESSION else dataset["labels"]
+    outputs = next((args[k] for k in ("out_channels", "num_classes", "n_classes") if k in args), len(named))
     for what, count in (("input", inputs), ("output", outputs)):
         if not isinstance(count, int) or not 1 <= count <= MOST_CHANNELS:
             raise UserError(
@@ -94,7 +104,7 @@ def _channels(settings: dict, dataset: dict) -> tuple[dict[str, str], dict[str, 
         {str(i): names.get(str(i), f"{kind} {i}") for i in range(n)}
         for kind, n, names in (
             ("channel", inputs, dataset["modality"]),
-            ("class", outputs, dataset["labels"]),
+            ("class", outputs, named),
         )
     ]
     return name[0], name[1]
@@ -127,7 +137,7 @@ def metadata(archive: str) -> dict:
     settings, dataset = read_effective(archive, "train"), read_facts(layout.dataset_json(archive))
     inputs, outputs = _channels(settings, dataset)
     shape, task = spatial_shape(settings), settings["task"]
-    segmentation = task == "segmentation"
+    segmentation = task == SEGMENTATION
     image = {
         "type": "image",
         "format": "magnitude",
@@ -139,9 +149,14 @@ def metadata(archive: str) -> dict:
         "is_patch_data": "roi_size" in settings["validate"]["inferer"]["args"],
         "channel_def": inputs,
     }
+    kind, form = {
+        SEGMENTATION: ("image", "segmentation"),
+        CLASSIFICATION: ("probabilities", "classes"),
+        REGRESSION: ("tuples", "magnitude"),
+    }[task]
     pred = {
-        "type": "image" if segmentation else "probabilities",
-        "format": "segmentation" if segmentation else "classes",
+        "type": kind,
+        "format": form,
         "num_channels": len(outputs),
         "spatial_shape": shape if segmentation else [],
         "dtype": "float32",

@@ -13,6 +13,13 @@ TORCH_LOSSES = {
     *("SmoothL1Loss", "SoftMarginLoss"),
 }
 IGNITE_METRICS = {"Accuracy", "Precision", "Recall", "Fbeta", "TopKCategoricalAccuracy", "CohenKappa"}
+IGNITE_REGRESSION = {
+    *("CanberraMetric", "FractionalAbsoluteError", "FractionalBias", "GeometricMeanAbsoluteError"),
+    *("GeometricMeanRelativeAbsoluteError", "KendallRankCorrelation", "ManhattanDistance", "MaximumAbsoluteError"),
+    *("MeanAbsoluteRelativeError", "MeanError", "MeanNormalizedBias", "MedianAbsoluteError"),
+    *("MedianAbsolutePercentageError", "MedianRelativeAbsoluteError", "PearsonCorrelation", "R2Score"),
+    *("SpearmanRankCorrelation", "WaveHedgesDistance"),
+}
 SAVED_BY_US = {"SaveImaged", "SaveClassificationd", "Invertd"}
 
 
@@ -26,8 +33,14 @@ def module(kind: str, name: str) -> str:
         "transform": "monai.transforms",
         "inferer": "monai.inferers",
         "handler": "monai.handlers",
-        "metric": "ignite.metrics" if name in IGNITE_METRICS else "monai.handlers",
+        "metric": _metric_module(name),
     }[kind]
+
+
+def _metric_module(name: str) -> str:
+    if name in IGNITE_REGRESSION:
+        return "ignite.metrics.regression"
+    return "ignite.metrics" if name in IGNITE_METRICS else "monai.handlers"
 
 
 def target(kind: str, component: dict, **extra: Any) -> dict:

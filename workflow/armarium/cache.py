@@ -73,7 +73,7 @@ class PreparedCases:
         if isinstance(item.get("label"), torch.Tensor):
             prepared["label"] = _compact(item["label"].as_subclass(torch.Tensor))
         elif "label" in item:
-            prepared["label"] = torch.as_tensor(item["label"])
+            prepared["label"] = _number(item["label"])
         return prepared
 
     def get(self, case: dict) -> dict:
@@ -88,8 +88,8 @@ class PreparedCases:
         Returns
         -------
         dict
-            ``image`` float ``[channels, *grid]``, ``label`` ``[1, *grid]`` or scalar, and for going
-            back to the file's grid ``trace`` and ``affine``.
+            ``image`` float ``[channels, *grid]``, ``label`` ``[1, *grid]``, a class number (scalar) or a target
+            (float32 ``[1]``), and for going back to the file's grid ``trace`` and ``affine``.
         """
         path = self._path(case)
         if path.is_file() and (kept := _kept(path)):
@@ -140,6 +140,11 @@ def _kept(path: Path) -> dict | None:
         if is_no_memory(error):
             raise
         return None
+
+
+def _number(label: int | float) -> torch.Tensor:
+    """A class as losses take it; a target as a network with one output gives it."""
+    return torch.tensor([label], dtype=torch.float32) if isinstance(label, float) else torch.as_tensor(label)
 
 
 def _compact(label: torch.Tensor) -> torch.Tensor:

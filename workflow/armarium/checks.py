@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from .dataset import Case, Dataset
+from .dataset import REGRESSION, Case, Dataset
 from .errors import Problems, UserError
 from .files import read_text, write_text
 from .nifti import BLOCK, Unreadable, Volume, by, read_volume
@@ -111,7 +111,7 @@ def check_case(case: Case, wanted: Wanted) -> tuple[dict[str, str], list[str]]:
             row["label_sha256"] = label.file_sha256
     elif case.label is not None:
         row["label"] = str(case.label)
-        if case.label not in wanted.labels:
+        if wanted.task != REGRESSION and case.label not in wanted.labels:
             problems.append(
                 f"case {case.case}: label: found class {case.label}, wanted one of {_classes(wanted)}; mend the list's label or declare the class"
             )

@@ -25,7 +25,7 @@ MODULES = {
     "transform": ("monai.transforms",),
     "inferer": ("monai.inferers",),
     "handler": ("monai.handlers", "ignite.handlers"),
-    "metric": ("monai.handlers", "ignite.metrics"),
+    "metric": ("monai.handlers", "ignite.metrics", "ignite.metrics.regression"),
 }
 """Where a component of a kind may come from, first match first."""
 IMPORTED_ARGS = {"reader": ("NibabelReader", "ITKReader"), "writer": (), "merger_cls": ("AvgMerger",)}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from . import layout
 from .boundary import check_boundary
 from .configure import read_effective, split_numbers
+from .dataset import TASKS
 from .errors import UserError
 from .naming import CHECKPOINT, GROUP
 
@@ -22,7 +23,7 @@ class Contents:
     Attributes
     ----------
     task:
-        segmentation or classification.
+        segmentation, classification or regression.
     splits, publish:
         The splits' numbers, and that of the published one.
     checkpoints, groups:
@@ -60,7 +61,7 @@ def contents_of(archive: str) -> Contents:
             bool(predict["predictions"]),
         )
         named = all(map(CHECKPOINT.fullmatch, found.checkpoints)) and all(map(GROUP.fullmatch, found.groups))
-        if named and found.checkpoints and found.publish in found.splits:
+        if named and found.task in TASKS and found.checkpoints and found.publish in found.splits:
             return found
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError):
         pass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import posixpath
 import re
 from collections import Counter
@@ -20,6 +21,8 @@ from .errors import Problems, UserError
 from .files import read_json, read_text
 from .naming import bids_id, given_name, longer_name, stem
 
+SEGMENTATION, CLASSIFICATION, REGRESSION = "segmentation", "classification", "regression"
+TASKS = (SEGMENTATION, CLASSIFICATION, REGRESSION)
 TRAINING, VALIDATION, TEST = "training", "validation", "test"
 DEFAULT_SESSION = "ses-M000"
 SUBSETS = {
@@ -32,6 +35,10 @@ SUBSETS = {
 }
 UNLABELLED = ("", "n/a")  # n/a is how BIDS tables write a missing value
 MOST_FIELDS = 20_000_000
+TARGET = "target"
+LARGEST_TARGET = 1e38
+LONGEST_NUMBER = 64
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _COUNTS = ("numTraining", "numValidation", "numTest")
 _SPELLINGS = {"license": "licence", "relase": "release"}  # as found in published datalists
 _OWN_COLUMNS = ("participant_id", "session_id", "case", "subset")
@@ -45,7 +52,7 @@ class Case:
     participant_id: str
     session_id: str
     images: tuple[str, ...]
-    label: str | int | None
+    label: str | int | float | None
     columns: dict[str, str]
     subset: str
 
@@ -54,6 +61,7 @@ class Case:
 class Dataset:
     """Cases in the list's order, the meaning of labels and channels, and what the list says of itself.
 
+    A regression has no ``labels``; ``facts["target"]`` names what its numbers are.
     ``source`` is the list's path and ``spec`` the section of the configuration it was read by.
     """
 
@@ -102,8 +110,12 @@ def read_dataset(dataset_spec: dict, data_root: str) -> Dataset:
         raise UserError(f"dataset.list: found {source!r}, wanted a .json datalist or a .tsv table")
     problems: list[str] = []
     read = _read_json_list if suffix == ".json" else _read_tsv
-    entries, facts, channels = read(str(Path(data_root, source)), dataset_spec["task"], problems)
-    labels = _names(dataset_spec.get("labels") or facts.pop("labels", None), "labels", source)
+    entries, facts, channels = read(str(Path(data_root, source)), dataset_spec, problems)
+    labels = {}
+    if dataset_spec["task"] == REGRESSION:
+        facts["target"] = dataset_spec.get("target") or TARGET
+    else:
+        labels = _names(dataset_spec.get("labels") or facts.get("labels"), "labels", source)
     modality = _modality(facts.pop("modality", None), dataset_spec.get("channels") or channels, source)
     facts.pop("labels", None)
     cases = _cases(entries, dataset_spec, labels, source, problems)
@@ -187,7 +199,7 @@ def stays_inside(case: dict[str, Any], row: dict[str, str]) -> bool:
 # ---- the two forms of a list
 
 
-def _read_json_list(path: str, task: str, problems: list[str]) -> tuple[list[_Entry], dict, int]:
+def _read_json_list(path: str, spec: dict, problems: list[str]) -> tuple[list[_Entry], dict, int]:
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: found a JSON {type(content).__name__}, wanted an object with the list 'training'")
@@ -200,7 +212,7 @@ def _read_json_list(path: str, task: str, problems: list[str]) -> tuple[list[_En
             where = f"{key}[{i}]"
             item = {"image": item} if isinstance(item, str) else item
             if isinstance(item, dict) and "image" in item:
-                entries.append(_json_entry(where, SUBSETS[key], item))
+                entries.append(_json_entry(where, SUBSETS[key], item, spec.get("target") or "label"))
             else:
                 problems.append(f'{where}: found {item!r:.80}, wanted {{"image": path, "label": …}} or a path')
     facts = {_SPELLINGS.get(k, k): v.strip() if isinstance(v, str) else v for k, v in content.items()}
@@ -210,12 +222,12 @@ def _read_json_list(path: str, task: str, problems: list[str]) -> tuple[list[_En
     return entries, {**facts, **named}, 0
 
 
-def _json_entry(where: str, subset: str, item: dict) -> _Entry:
+def _json_entry(where: str, subset: str, item: dict, labelled_by: str) -> _Entry:
     images = item["image"] if isinstance(item["image"], list) else [item["image"]]
-    label = item.get("label")
+    label = item.get(labelled_by)
     if isinstance(label, list) and len(label) == 1:
         label = label[0]
-    own = ("image", "label", *_OWN_COLUMNS)
+    own = ("image", "label", labelled_by, *_OWN_COLUMNS)
     columns = {k: str(v) for k, v in item.items() if k not in own and isinstance(v, str | int | float)}
     return _Entry(
         where,
@@ -229,7 +241,7 @@ def _json_entry(where: str, subset: str, item: dict) -> _Entry:
     )
 
 
-def _read_tsv(path: str, task: str, problems: list[str]) -> tuple[list[_Entry], dict, int]:
+def _read_tsv(path: str, spec: dict, problems: list[str]) -> tuple[list[_Entry], dict, int]:
     try:
         text = read_text(path).removeprefix("\ufeff")
         if text.count("\t") + 4 * text.count("\n") > MOST_FIELDS:  # a row takes the memory of several fields
@@ -239,7 +251,7 @@ def _read_tsv(path: str, task: str, problems: list[str]) -> tuple[list[_Entry], 
     except csv.Error as error:
         raise UserError(f"{path}: not a UTF-8 table of tab-separated values ({error})") from None
     header = [name.strip() for name in rows[0][1]] if rows else []
-    images, label = _tsv_columns(path, header, task)
+    images, label = _tsv_columns(path, header, spec)
     own = {*_OWN_COLUMNS, *images, label}
     others = [name for name in header if name not in own]
     entries = []
@@ -269,8 +281,8 @@ def _read_tsv(path: str, task: str, problems: list[str]) -> tuple[list[_Entry], 
     return entries, {"name": Path(path).stem}, len(entries[0].images) if entries else 1
 
 
-def _tsv_columns(path: str, header: list[str], task: str) -> tuple[list[str], str]:
-    """The image columns in channel order and the label column; classification prefers ``target``."""
+def _tsv_columns(path: str, header: list[str], spec: dict) -> tuple[list[str], str]:
+    """The image columns in channel order and the label column; where labels are no files ``target`` is preferred."""
     repeated = [name for name, n in Counter(header).items() if n > 1 or not name]
     if repeated:
         raise UserError(f"{path}: columns without a name or named twice: {repeated}; wanted each name once")
@@ -281,8 +293,11 @@ def _tsv_columns(path: str, header: list[str], task: str) -> tuple[list[str], st
             f"{path}: found columns {', '.join(header) or '(none)'}; wanted participant_id and either image "
             "(several files separated by ;) or image_0, image_1, …"
         )
-    label = "target" if task == "classification" and "target" in header else "label"
-    return images or ["image"], label
+    named = spec.get("target")
+    if named and named not in header:
+        raise UserError(f"{path}: dataset.target names column {named!r}, wanted one of {', '.join(header)}")
+    preferred = TARGET if spec["task"] != SEGMENTATION and TARGET in header else "label"
+    return images or ["image"], named or preferred
 
 
 # ---- from entries to cases
@@ -344,11 +359,13 @@ def _relative(path: Any, folder: str, what: str, suffixes: tuple = (".nii", ".ni
     return joined
 
 
-def _label(label: Any, task: str, indices: dict[str, int], folder: str) -> str | int | None:
+def _label(label: Any, task: str, indices: dict[str, int], folder: str) -> str | int | float | None:
     if label is None:
         return None
-    if task == "segmentation":
+    if task == SEGMENTATION:
         return _relative(label, folder, "label")
+    if task == REGRESSION:
+        return _target(label)
     if isinstance(label, str):
         if label in indices:
             return indices[label]
@@ -358,6 +375,19 @@ def _label(label: Any, task: str, indices: dict[str, int], folder: str) -> str |
         return int(label)
     known = ", ".join(f"{i} {name}" for name, i in indices.items())
     raise ValueError(f"label: found {label!r}, wanted a class index or name ({known})")
+
+
+def _target(found: Any) -> float:
+    """The number that a regression learns, which single precision must hold."""
+    written = isinstance(found, str) and len(found) <= LONGEST_NUMBER and _NUMBER.fullmatch(found)
+    number = isinstance(found, int | float) and not isinstance(found, bool)
+    try:
+        value = float(found) if written or number else math.nan
+    except OverflowError:
+        value = math.inf
+    if not abs(value) <= LARGEST_TARGET:
+        raise ValueError(f"target: found {found!r:.80}, wanted a finite number, at most {LARGEST_TARGET:g} in size")
+    return value
 
 
 # ---- labels and channels

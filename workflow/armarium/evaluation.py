@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median, pstdev
@@ -19,13 +20,15 @@ import torch
 from monai.data import set_track_meta
 from monai.engines import SupervisedEvaluator
 from monai.handlers import IgniteMetricHandler
-from monai.metrics import CumulativeIterationMetric
+from monai.metrics import CumulativeIterationMetric, RMSEMetric
 from monai.networks.utils import eval_mode, one_hot
 
 from .cache import PreparedCases, checked_files
 from .components import build
+from .dataset import CLASSIFICATION, REGRESSION, SEGMENTATION
 from .errors import UserError
 from .hashing import as_checked
+from .network import one_number_a_case
 from .nifti import Unreadable, check_header
 from .transforms import GridInverter, apply_all, build_transforms, components_at_work
 
@@ -61,11 +64,17 @@ class Score:
         self.per_case = isinstance(self.function, CumulativeIterationMetric)
         self.per_case &= type(self.function).__name__ not in SET_METRICS
         self.in_mm = type(self.function).__name__ in ("HausdorffDistanceMetric", "SurfaceDistanceMetric")
+        self.is_root = isinstance(self.function, RMSEMetric)
         self.with_background = bool(getattr(self.function, "include_background", True))
         self.reset()
 
     def reset(self) -> None:
-        (self.function or self.handler).reset()
+        if type(self.handler).__module__.startswith("ignite.metrics.regression"):
+            # Their sums have torch's default type; R2Score takes the difference of two large ones.
+            with _default_dtype(torch.float64):
+                self.handler.reset()
+        else:
+            (self.function or self.handler).reset()
 
     def add(
         self, prediction: torch.Tensor, label: torch.Tensor, index: torch.Tensor, spacing: Sequence[float]
@@ -75,9 +84,9 @@ class Score:
         Parameters
         ----------
         prediction, label:
-            ``[1, classes, *grid]``, one-hot or probabilities against one-hot.
+            ``[1, classes, *grid]``, one-hot or probabilities against one-hot; of a regression ``[1, 1]``.
         index:
-            ``[1, *grid]``, the label's class numbers.
+            ``[1, *grid]``, the label's class numbers; of a regression the target ``[1, 1]``.
         spacing:
             Voxel size in mm, for distances.
 
@@ -97,11 +106,24 @@ class Score:
         return [v if math.isfinite(v) else math.nan for v in values]
 
     def of_set(self) -> float:
-        """The metric over all cases taken in."""
+        """The metric over all cases taken in; NaN where their number or their labels leave it undefined."""
         with components_at_work(f"metric {self.label} over all cases"):
-            value = self.function.aggregate() if self.function is not None else self.handler.compute()
+            try:
+                value = self.function.aggregate() if self.function is not None else self.handler.compute()
+            except ZeroDivisionError:
+                return math.nan
         value = value[0] if isinstance(value, (list, tuple)) else value
         return float(value.mean() if isinstance(value, torch.Tensor) else value)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @dataclass
@@ -123,6 +145,10 @@ class Evaluation:
         return {
             m: self.set_values[m] if m in self.set_values else _mean([d[m] for d in self.details]) for m in self.metrics
         }
+
+    def root_mean_square(self, metric: str) -> float:
+        """Over the cases; the mean of cases' roots of one squared error each would be the mean absolute error."""
+        return math.sqrt(_mean([d[metric] ** 2 for d in self.details]))
 
     def classes(self) -> list[dict]:
         """Per class and metric: mean, spread, and how many cases were undefined."""
@@ -236,7 +262,7 @@ class CaseScorer:
         cases:
             As :class:`~armarium.cache.PreparedCases` takes them, labelled.
         keep:
-            Given each case and its prediction: class numbers on the file's grid, or probabilities.
+            Given each case and its prediction: class numbers on the file's grid, probabilities, or the number.
         """
         result = Evaluation(self.metrics, self.class_names)
         for score in self.scores:
@@ -255,6 +281,8 @@ class CaseScorer:
         with eval_mode(network):  # MONAI's own step, which _score replaces, would see to it
             engine.run()
         result.set_values = {s.label: s.of_set() for s in self.scores if not s.per_case}
+        if self.task == REGRESSION:
+            result.set_values |= {s.label: result.root_mean_square(s.label) for s in self.scores if s.is_root}
         return result
 
     def _score(self, network, case: dict, result: Evaluation, keep) -> None:
@@ -263,6 +291,8 @@ class CaseScorer:
         on = f"case {case['case']}: network or loss on an image {list(image.shape)}"
         with torch.no_grad(), components_at_work(on):
             output = inferred(self.inferer, image, network)
+            if self.task == REGRESSION:
+                one_number_a_case(output.shape, 1)
             loss = float(self.loss(output, item["label"][None].to(self.device)))
         prediction, label, index, spacing = self._on_file_grid(output[0], item, case)
         row = {c: case[c] for c in IDS} | {"loss": loss}
@@ -272,7 +302,7 @@ class CaseScorer:
                 values = score.add(prediction[None], label[None], index[None], spacing)
             row[score.label] = math.nan if values is None else _mean(values)
             first = 0 if values is None or score.with_background or len(values) >= len(prediction) else 1
-            for number, value in enumerate(values or [], first):
+            for number, value in enumerate((values or []) if self.task != REGRESSION else [], first):
                 class_rows.setdefault(number, {})[score.label] = value
         result.details.append(row)
         for number, values in sorted(class_rows.items()):
@@ -282,14 +312,23 @@ class CaseScorer:
             keep(case, self._kept_form(prediction))
 
     def _kept_form(self, prediction: torch.Tensor) -> numpy.ndarray:
-        if self.task == "classification":
-            return prediction.cpu().double().numpy()
-        return class_numbers(prediction)
+        if self.task == SEGMENTATION:
+            return class_numbers(prediction)
+        return prediction.cpu().double().numpy()
 
     def _on_file_grid(self, output: torch.Tensor, item: dict, case: dict):
-        """The prediction and the label as ``[classes, *file grid]``, the label's class numbers, and the voxel size."""
+        """The prediction and the label as ``[classes, *file grid]``, the label's class numbers, and the voxel size.
+
+        Of a regression, in double precision, the prediction and the target ``[1]``, and the target again.
+        """
         classes, where = output.shape[0], f"case {case['case']}"
-        if self.task == "classification":
+        if self.task == REGRESSION:
+            target = torch.tensor([case["label"]], dtype=torch.float64, device=self.device)
+            done = apply_all(self.post[0] + self.post[1], {"pred": output}, where)["pred"]
+            if done.shape != target.shape:
+                raise UserError(f"{where}: validate.post_transforms give {list(done.shape)} for its number, wanted [1]")
+            return done.as_subclass(torch.Tensor).double(), target, target, ()
+        if self.task == CLASSIFICATION:
             index = torch.as_tensor(int(case["label"]), device=self.device)
             done = apply_all(self.post[0] + self.post[1], {"pred": output}, where)["pred"]
             return done, torch.nn.functional.one_hot(index, classes).to(done.dtype), index, ()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
 from .components import build, build_lr_scheduler, substitute_runtime
+from .dataset import REGRESSION
 from .errors import UserError
 from .evaluation import POST_OURS, Score
-from .network import build_network, make_deterministic
+from .export import first_output
+from .network import build_network, make_deterministic, one_number_a_case
 from .transforms import build_transforms, split_at_first_random
 
 
@@ -19,7 +23,7 @@ def check_components(settings: dict, class_names: dict[int, str]) -> torch.nn.Mo
     settings:
         The effective training configuration.
     class_names:
-        The dataset's classes, which the network's output channels must match.
+        The dataset's classes, which the network's output channels must match; a regression has none.
 
     Returns
     -------
@@ -59,11 +63,40 @@ def check_components(settings: dict, class_names: dict[int, str]) -> torch.nn.Mo
 
 def _check_outputs(settings: dict, class_names: dict[int, str]) -> None:
     args = settings["model"]["args"]
+    if settings["task"] == REGRESSION:
+        return
     for key in ("out_channels", "num_classes"):
         if key in args and args[key] != len(class_names):
             raise UserError(
                 f"train.model.args.{key} is {args[key]}, but the dataset has {len(class_names)} classes: {list(class_names.values())}"
             )
+
+
+def check_regression(network: torch.nn.Module, input_shape: list[int]) -> None:
+    """Refuse a network that gives other than one number a case.
+
+    Computes shapes only (torch's meta device). A network that does not take such an input is left to training, which
+    knows the images' grid and refuses it with its first batch.
+
+    Parameters
+    ----------
+    network:
+        The recipe's.
+    input_shape:
+        ``[1, channels, *grid]``.
+
+    Raises
+    ------
+    UserError
+        If its output has another shape.
+    """
+    shadow = copy.deepcopy(network).to("meta").eval()
+    try:
+        with torch.no_grad():
+            output = first_output(shadow(torch.empty(input_shape, device="meta")))
+    except Exception:  # whatever a network thinks of a grid that it was not made for
+        return
+    one_number_a_case(output.shape, 1)
 
 
 def layer_table(network: torch.nn.Module) -> str:

@@ -363,6 +363,15 @@ def eval_probabilities(a: str) -> str:
     return f"{a}/eval/probabilities.tsv"
 
 
+def eval_predictions(a: str) -> str:
+    return f"{a}/eval/predictions.tsv"
+
+
+def eval_table(a: str, task: str) -> str:
+    """The predictions of a task whose predictions are no images."""
+    return {"classification": eval_probabilities, "regression": eval_predictions}[task](a)
+
+
 # ---- what ClinicaDL adds to an archive that it works in
 
 

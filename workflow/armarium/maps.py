@@ -11,6 +11,7 @@ from pathlib import Path
 
 from . import layout
 from .configure import read_effective, training_settings_of
+from .dataset import REGRESSION, SEGMENTATION
 from .errors import UserError
 from .files import write_json, write_text
 from .run import finished_run
@@ -125,12 +126,13 @@ def write_model_json(archive: str) -> list[str]:
     )
 
 
-def metric_config(component: dict) -> dict:
+def metric_config(component: dict, task: str = SEGMENTATION) -> dict:
     """A metric of the recipe as ClinicaDL's ``MetricConfig`` reads it.
 
     Where ClinicaDL has no class, a ``LossMetric`` whose ``loss_name`` is the metric's class stands in:
     the reader accepts it, and computing it stops with "there is no such loss" instead of giving the
-    values of another metric.
+    values of another metric. So for the root mean squared error of a regression: ClinicaDL takes the mean of
+    the cases' roots.
     """
     name, args = component.get("name", component.get("path", "")), dict(component["args"])
     if name in _CONFUSION_NAMES:
@@ -138,7 +140,7 @@ def metric_config(component: dict) -> dict:
     kind, defaults = _METRICS.get(name, (None, {}))
     if kind == "ConfusionMatrixMetric" and str(args.get("metric_name", "hit_rate")) not in _CONFUSION_KNOWN:
         kind = None
-    if kind is None:
+    if kind is None or (kind == "RMSEMetric" and task == REGRESSION):
         return _metric("LossMetric", {"loss_name": name})
     # A case's value is the mean over its classes and the set's over its cases, however the recipe reduces.
     fields = {k: args.get(k, v) for k, v in defaults.items() if k != "get_not_nans"}
@@ -157,10 +159,10 @@ def _metric(kind: str, fields: dict) -> dict:
 
 def write_metrics_json(archive: str) -> list[str]:
     """``metrics.json`` (ClinicaDL's ``MetricsHandlerConfig``): a metric for every column of the tables."""
-    listed = read_effective(archive, "train")["validate"]["metrics"]
+    train = read_effective(archive, "train")
     metrics = {
         LOSS: _metric("LossMetric", {"loss_name": LOSS}),
-        **{m["label"]: metric_config(m) for m in listed},
+        **{m["label"]: metric_config(m, train["task"]) for m in train["validate"]["metrics"]},
     }
     return _json(layout.metrics_json(archive), {"name_": "MetricsHandler", "metrics": metrics, "metrics_on_cpu": True})
 

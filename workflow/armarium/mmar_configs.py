@@ -72,18 +72,19 @@ def derived_configs(conf: dict, task: str) -> dict[str, dict]:
     conf:
         A ``config_train.json`` with both sections.
     task:
-        segmentation or classification; decides how predictions are saved.
+        segmentation, classification or regression; decides how predictions are saved, and which details of metrics.
     """
+    # MONAI's ClassificationSaver writes a row of whatever numbers the network gives.
     saver = {
-        "segmentation": {"name": "SegmentationSaver", "args": {"output_dir": "{MMAR_EVAL_OUTPUT_PATH}"}},
-        "classification": {"name": "ClassificationSaver", "args": {"output_dir": "{MMAR_EVAL_OUTPUT_PATH}"}},
-    }[task]
+        "name": "SegmentationSaver" if task == "segmentation" else "ClassificationSaver",
+        "args": {"output_dir": "{MMAR_EVAL_OUTPUT_PATH}"},
+    }
     metrics = {
         "name": "MetricsSaver",
         "args": {
             "save_dir": "{MMAR_EVAL_OUTPUT_PATH}",
             "metrics": "*",
-            "metric_details": ["val_mean_dice"],
+            "metric_details": "*" if task == "regression" else ["val_mean_dice"],
             "summary_ops": "*",
         },
     }

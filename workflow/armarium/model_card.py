@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from statistics import fmean, pstdev
 
 from . import layout
 from .bundle_metadata import description, licence_line, spatial_shape
 from .configure import published_checkpoint, read_effective
-from .dataset import read_facts
+from .dataset import REGRESSION, read_facts
 from .errors import UserError
 from .files import read_json, write_text
 from .maps import finished_runs
@@ -59,7 +60,7 @@ def _data_licence(archive: str) -> str:
 def _readme(archive: str) -> str:
     dataset, train = read_facts(layout.dataset_json(archive)), read_effective(archive, "train")
     title = f"# {dataset.get('name') or 'Model'} {train['task']}"
-    sections = [_model(archive, train), _data(archive, dataset), _results(archive, train), _use(archive)]
+    sections = [_model(archive, train), _data(archive, dataset, train["task"]), _results(archive, train), _use(archive)]
     return "\n\n".join([title, description(archive), *sections]) + "\n"
 
 
@@ -78,12 +79,13 @@ def _name(component: dict) -> str:
     return component.get("name", component.get("path", ""))
 
 
-def _data(archive: str, dataset: dict) -> str:
+def _data(archive: str, dataset: dict, task: str) -> str:
     splits = read_splits(layout.splits_json(archive))
     classes = ", ".join(f"{k} {v}" for k, v in dataset["labels"].items())
+    learnt = _target(splits, dataset) if task == REGRESSION else f"classes: {classes}"
     rows = [
         f"Source: {dataset.get('reference') or 'not stated'}; licence: {licence_line(archive)}",
-        f"Channels: {', '.join(dataset['modality'].values())}; classes: {classes}",
+        f"Channels: {', '.join(dataset['modality'].values())}; {learnt}",
         *(
             f"Split {k}: {len(s['train'])} training and {len(s['validation'])} validation cases"
             for k, s in enumerate(splits["splits"])
@@ -91,6 +93,16 @@ def _data(archive: str, dataset: dict) -> str:
         *(f"Test group `{g}`: {len(names)} cases" for g, names in splits["groups"].items()),
     ]
     return "\n".join(["## Data", "", *(f"- {r}" for r in rows)])
+
+
+def _target(splits: dict, dataset: dict) -> str:
+    """What a regression learns, with the spread that its errors are to be compared with."""
+    names = {name for split in splits["splits"] for side in split.values() for name in side}
+    values = sorted(splits["cases"][name]["label"] for name in names)
+    return (
+        f"target: {dataset.get('target')}, of the training and validation cases {values[0]:.6g} to {values[-1]:.6g}, "
+        f"mean {fmean(values):.6g}, standard deviation {pstdev(values):.6g}"
+    )
 
 
 def _results(archive: str, train: dict) -> str:
@@ -119,13 +131,10 @@ def _results(archive: str, train: dict) -> str:
         cells = [spread(_best_values(runs.values(), label), "undefined")]
         cells += [spread([_number(row.get(label)) for row in tested[g]], "undefined") for g in groups]
         lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "Distances are in mm. Values per class and case are in the tables beside each checkpoint.",
-        ]
-    )
+    units = "Distances are in mm. Values per class and case are in the tables beside each checkpoint."
+    if train["task"] == REGRESSION:
+        units = "Errors are in the target's units (squared where squared). Values per case are in the tables beside each checkpoint."
+    return "\n".join([*lines, "", units])
 
 
 def _best_values(runs: Iterable[dict], label: str) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import torch
 
@@ -37,6 +38,21 @@ def make_deterministic(settings: dict) -> None:
         torch.backends.cudnn.benchmark = False
     else:
         torch.backends.cudnn.benchmark = True
+
+
+def one_number_a_case(shape: Sequence[int], cases: int) -> None:
+    """Refuse an output that a regression's targets ``[cases, 1]`` cannot be compared with: torch's losses would broadcast.
+
+    Raises
+    ------
+    UserError
+        If ``shape`` is another.
+    """
+    if list(shape) != [cases, 1]:
+        raise UserError(
+            f"train.model: gives {list(shape)} for {cases} image{'s' if cases > 1 else ''}, wanted {[cases, 1]}: one number a case in a "
+            "regression; set out_channels, num_classes or out_shape to 1"
+        )
 
 
 class Network(torch.nn.Module):

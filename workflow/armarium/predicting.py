@@ -18,6 +18,7 @@ from . import layout
 from .boundary import check_boundary
 from .cache import prepared_image
 from .components import build
+from .dataset import CLASSIFICATION, REGRESSION, SEGMENTATION
 from .errors import UserError
 from .evaluation import as_one_hot, build_post_transforms, class_numbers, inferred, on_grid
 from .files import read_bytes, read_json
@@ -146,8 +147,17 @@ class Predictor:
         done = apply_all(self.post[0] + self.post[1], {"pred": output}, where)["pred"]
         return {self.names.get(i, str(i)): value for i, value in enumerate(done.cpu().double().flatten().tolist())}
 
+    def regress(self, output: torch.Tensor, item: dict, source, where: str, probabilities: bool) -> dict[str, float]:
+        """The number, in the target's units."""
+        done = apply_all(self.post[0] + self.post[1], {"pred": output}, where)["pred"]
+        return {"prediction": float(done.cpu().double())}
 
-TASKS: dict[str, Callable[..., Made]] = {"segmentation": Predictor.segment, "classification": Predictor.classify}
+
+TASKS: dict[str, Callable[..., Made]] = {
+    SEGMENTATION: Predictor.segment,
+    CLASSIFICATION: Predictor.classify,
+    REGRESSION: Predictor.regress,
+}
 """What becomes of a network's output, by the archive's task."""
 
 

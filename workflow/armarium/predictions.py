@@ -1,4 +1,4 @@
-"""Predictions as files: segmentations in the input's own space, probabilities as a table."""
+"""Predictions as files: segmentations in the input's own space, probabilities and numbers as tables."""
 
 from __future__ import annotations
 
@@ -71,3 +71,12 @@ def probability_table(rows: Sequence[tuple[dict, numpy.ndarray]], class_names: d
         for case, p in rows
     ]
     return tsv([*IDS, "case", "label", "predicted", *columns], table)
+
+
+def prediction_table(rows: Sequence[tuple[dict, numpy.ndarray]]) -> str:
+    """A row per case: ids, the number that was to be found, and the one predicted (``[1]``)."""
+    table = [
+        {c: case[c] for c in IDS} | {"case": case["case"], "target": case["label"], "prediction": float(p[0])}
+        for case, p in rows
+    ]
+    return tsv([*IDS, "case", "target", "prediction"], table)

@@ -747,7 +747,7 @@ class Archive(Folder):
             Of a segmentation archive: class numbers, uint8 ``[*grid]``, or float32 ``[*grid, classes]``, on the
             image's own grid and affine.
         dict of str to float
-            Of a classification archive: each class's probability by name.
+            Of a classification archive: each class's probability by name. Of a regression: ``prediction``, the number.
 
         Raises
         ------

@@ -32,7 +32,20 @@ SMALLER_IS_BETTER = {
     "MeanSquaredError",
     "MeanAbsoluteError",
     "RootMeanSquaredError",
+    "CanberraMetric",
+    "FractionalAbsoluteError",
+    "GeometricMeanAbsoluteError",
+    "GeometricMeanRelativeAbsoluteError",
+    "ManhattanDistance",
+    "MaximumAbsoluteError",
+    "MeanAbsoluteRelativeError",
+    "MedianAbsoluteError",
+    "MedianAbsolutePercentageError",
+    "MedianRelativeAbsoluteError",
+    "WaveHedgesDistance",
 }
+BEST_NEAR_ZERO = {"FractionalBias", "MeanError", "MeanNormalizedBias"}
+"""Signed errors, of which neither the smallest nor the largest is best."""
 OUR_HANDLERS = {
     "CheckpointLoader",
     "CheckpointSaver",
@@ -182,6 +195,11 @@ def metric_name(component: dict) -> str:
 def _metric(raw: Any, where: str) -> dict:
     component = _component(raw, f"{where}.key_metric")
     name = metric_name(raw)
+    if "mode" not in raw and raw.get("name") in BEST_NEAR_ZERO:
+        raise UserError(
+            f"{where}: metric {name}: its best value is 0, so neither the smallest nor the largest is kept; take an error "
+            "without sign, or say min or max as its mode"
+        )
     mode = raw.get("mode", "min" if {name, raw.get("name")} & SMALLER_IS_BETTER else "max")
     if mode not in ("min", "max"):
         raise UserError(f"{where}: metric {name}: mode is {mode!r}; wanted min or max")

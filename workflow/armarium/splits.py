@@ -1,23 +1,27 @@
 """Who trains, who validates, who tests: k-fold, hold-out, the list's own or given splits.
 
 Cases that share a participant, a value of a ``group_by`` column or their voxels stay together. Every draw
-depends on the seed and the cases' names alone, never on the list's order.
+depends on the seed and the cases' names alone, never on the list's order. A target that is a number is stratified by
+its quantiles.
 """
 
 from __future__ import annotations
 
 import posixpath
 import random
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .dataset import SUBSETS, TEST, TRAINING, UNLABELLED, VALIDATION, Case, Dataset, with_test_lists
+from .dataset import SUBSETS, TARGET, TEST, TRAINING, UNLABELLED, VALIDATION, Case, Dataset, with_test_lists
 from .draws import counts_by_type, possible_count, reachable
 from .errors import Problems, UserError
 from .split_files import sides_of
 
 CONTENT = "content_sha256"
+MOST_QUANTILES = 5
+"""Strata that a target is divided into, where there are cases enough for each."""
 _SHOWN = 10
 Split = dict[str, list[str]]
 
@@ -87,6 +91,7 @@ class _Splitter:
         if unknown := [name for name in self.cases if name not in rows]:
             raise UserError(f"table of cases: found no row of {_some(unknown)}; check the dataset again")
         self.rows = rows
+        self.label_names = {"label", dataset.spec.get("target") or TARGET}
         self.group_by, self.stratify_by = (
             list(spec.get("group_by") or ()),
             list(spec.get("stratify_by") or ()),
@@ -273,16 +278,36 @@ class _Splitter:
         return [root(i) for i in range(len(cases))]
 
     def _strata(self, cases: list[Case], groups: list[int], least: int) -> list[str]:
-        strata = [" / ".join(self._value(c, column) for column in self.stratify_by) for c in cases]
+        columns = [self._kinds(cases, column, len(set(groups)), least) for column in self.stratify_by]
+        strata = [" / ".join(values) for values in zip(*columns, strict=True)] if columns else [""] * len(cases)
         spread = defaultdict(set)
         for stratum, group in zip(strata, groups, strict=True):
             spread[stratum].add(group)
         if small := [f"{s!r} ({len(g)})" for s, g in sorted(spread.items()) if len(g) < least and self.stratify_by]:
             raise UserError(
                 f"splits.stratify_by {self.stratify_by}: found strata with fewer than {least} groups of "
-                f"cases: {_some(small)}; lower splits.n_splits, stratify by less, or merge strata"
+                f"cases: {_some(small)}; lower splits.n_splits, stratify by less, or merge strata (dataset.columns bins "
+                "numbers)"
             )
         return strata
+
+    def _kinds(self, cases: list[Case], column: str, groups: int, least: int) -> list[str]:
+        """For each case what is to be balanced: its value, of a number that is learnt the quantile it lies in.
+
+        Each quantile holds at least ``least`` of the cases' ``groups``, if all are of one size; equal numbers are
+        never divided.
+        """
+        if not all(self._is_label(c, column) and isinstance(c.label, float) for c in cases):
+            return [self._value(c, column) for c in cases]
+        count = min(MOST_QUANTILES, groups // least)
+        if count < 2:
+            raise UserError(
+                f"splits.stratify_by: {column!r} is a number and is stratified by its quantiles: found {groups} groups of "
+                f"cases, wanted at least {2 * least} for two quantiles; lower splits.n_splits, or leave it out"
+            )
+        ordered = sorted(c.label for c in cases)
+        limits = [ordered[k * len(ordered) // count] for k in range(1, count)]
+        return [f"{column} quantile {bisect_right(limits, c.label) + 1} of {count}" for c in cases]
 
     # ---- columns
 
@@ -292,7 +317,9 @@ class _Splitter:
             if not lacking:
                 continue
             some = next(iter(self.cases.values()))
-            available = sorted({"participant_id", "session_id", *some.columns, *self.rows[some.case]})
+            available = sorted(
+                {"participant_id", "session_id", *some.columns, *self.rows[some.case]} | self.label_names
+            )
             if column not in available:
                 raise UserError(f"splits.{option}: found {column!r}, wanted columns among {', '.join(available)}")
             raise UserError(
@@ -302,12 +329,15 @@ class _Splitter:
     def _value(self, case: Case, column: str, default: str | None = None) -> str:
         if column in ("participant_id", "session_id", "subset"):
             return getattr(case, column)
-        if column == "label" and isinstance(case.label, int):
+        if self._is_label(case, column) and not isinstance(case.label, str | None):
             return str(case.label)
         value = case.columns.get(column) or self.rows[case.case].get(column) or default
         if value is None:
             raise UserError(f"table of cases: found no {column!r} of case {case.case}; check the dataset again")
         return value
+
+    def _is_label(self, case: Case, column: str) -> bool:
+        return column in self.label_names and (column == "label" or column not in case.columns)
 
     def _labelled(self, *subsets: str) -> list[Case]:
         return [c for c in self.cases.values() if c.subset in subsets and c.label is not None]

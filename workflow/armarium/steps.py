@@ -21,7 +21,7 @@ from .configure import (
     read_effective,
     training_settings_of,
 )
-from .dataset import read_facts
+from .dataset import REGRESSION, read_facts
 from .errors import UserError
 from .files import json_text, memory_bytes, read_bytes, remove_abandoned, write_bytes, write_json
 from .hashing import HashIndex
@@ -258,9 +258,13 @@ def check_recipe(archive: str) -> None:
     inputs = [layout.effective(archive, "train"), layout.dataset_json(archive)]
     outputs = [layout.architecture_log(archive), layout.nn_summary(archive)]
     with step(archive, "check_recipe", "check_recipe", inputs, outputs):
-        from .inspection import check_components, layer_table
+        from .bundle_metadata import input_shape
+        from .inspection import check_components, check_regression, layer_table
 
-        network = check_components(recipe_of(archive), class_names(archive))
+        settings = recipe_of(archive)
+        network = check_components(settings, class_names(archive))
+        if settings["task"] == REGRESSION:
+            check_regression(network, input_shape(archive))
         write_bytes(outputs[0], f"{network!r}\n".encode())
         write_bytes(outputs[1], layer_table(network).encode())
 

@@ -11,10 +11,10 @@ from itertools import chain
 from typing import Any
 
 from .config import check
+from .dataset import CLASSIFICATION, REGRESSION
 from .errors import UserError
 from .files import parse_json, read_json, write_bytes, write_json
 
-CLASSIFICATION = "classification"
 ASKED = "synthesized"
 """Key of ``dataset.json``: what it was made from."""
 
@@ -62,26 +62,22 @@ def synthesize_dataset(folder: str, spec: dict) -> None:
         ``cases``, ``test_cases``; ``shape`` (2 or 3 numbers, voxels), ``spacing`` (as many, mm),
         ``channels``, ``classes`` (background included), ``seed`` and optionally ``task``. For
         ``segmentation`` label k is the k-th ellipsoid; for ``classification`` an image of class k shows
-        k of them.
+        k of them; for ``regression`` the target is their size, :func:`_measured`.
     """
-    total = spec["cases"] + spec["test_cases"]
-    for index in range(total):
-        entry = _entry(spec, index)
+    entries = [_entry(spec, index) for index in range(spec["cases"] + spec["test_cases"])]
+    for index, entry in enumerate(entries):
         channels, label = _volumes(spec, index)
+        if spec.get("task") == REGRESSION:
+            entry["label"] = _measured(spec, index, label)
         for name, channel in zip(_image_files(entry), channels, strict=True):
             write_bytes(f"{folder}/{name}", _nifti(channel, spec["spacing"]))
         if isinstance(entry["label"], str):
             write_bytes(f"{folder}/{entry['label']}", _nifti(label, spec["spacing"]))
-    write_json(f"{folder}/dataset.json", _datalist(spec))
+    write_json(f"{folder}/dataset.json", _datalist(spec, entries))
 
 
-def _datalist(spec: dict) -> dict[str, Any]:
-    classify = spec.get("task") == CLASSIFICATION
-    entries = [_entry(spec, index) for index in range(spec["cases"] + spec["test_cases"])]
+def _datalist(spec: dict, entries: list[dict]) -> dict[str, Any]:
     training, test = entries[: spec["cases"]], entries[spec["cases"] :]
-    first = "no ellipsoid" if classify else "background"
-    plural = "ellipsoids" if classify else "ellipsoid"
-    others = {str(k): f"{k} {plural}" if classify else f"{plural} {k}" for k in range(1, spec["classes"])}
     return {
         "name": "Synthetic",
         "description": "Synthetic ellipsoids over smooth noise",
@@ -89,7 +85,7 @@ def _datalist(spec: dict) -> dict[str, Any]:
         "licence": "CC0-1.0",
         "tensorImageSize": f"{len(spec['shape'])}D",
         "modality": {str(c): f"synthetic {c}" for c in range(spec["channels"])},
-        "labels": {"0": first, **others},
+        **({} if spec.get("task") == REGRESSION else {"labels": _labels(spec)}),
         "numTraining": len(training),
         "numTest": len(test),
         ASKED: spec,
@@ -98,15 +94,25 @@ def _datalist(spec: dict) -> dict[str, Any]:
     }
 
 
+def _labels(spec: dict) -> dict[str, str]:
+    classify = spec.get("task") == CLASSIFICATION
+    first = "no ellipsoid" if classify else "background"
+    plural = "ellipsoids" if classify else "ellipsoid"
+    return {"0": first, **{str(k): f"{k} {plural}" if classify else f"{plural} {k}" for k in range(1, spec["classes"])}}
+
+
 def _entry(spec: dict, index: int) -> dict[str, Any]:
+    """What the list has of a case; a regression's target is measured with its image, and none before."""
     part = "Tr" if index < spec["cases"] else "Ts"
     name = f"case_{index + 1:03d}"
     files = [f"images{part}/{name}.nii.gz"]
     if spec["channels"] > 1:
         files = [f"images{part}/{name}_{c:04d}.nii.gz" for c in range(spec["channels"])]
-    label: str | int = f"labels{part}/{name}.nii.gz"
+    label: str | int | None = f"labels{part}/{name}.nii.gz"
     if spec.get("task") == CLASSIFICATION:
         label = index % spec["classes"]
+    if spec.get("task") == REGRESSION:
+        label = None
     return {"image": files if len(files) > 1 else files[0], "label": label}
 
 
@@ -127,6 +133,15 @@ def _volumes(spec: dict, index: int) -> tuple[list, Any]:
     # Each channel shows the ellipsoids in another contrast.
     channels = [_smooth_noise(rng, shape) + label * (150.0 + 60.0 * c) for c in range(spec["channels"])]
     return [np.rint(channel).astype(np.int16) for channel in channels], label
+
+
+def _measured(spec: dict, index: int, label: Any) -> float:
+    """The size of all ellipsoids in cm³ (2D: cm²), off by at most 5 % as if it had been measured."""
+    import numpy as np
+
+    size = int(np.count_nonzero(label)) * float(np.prod(spec["spacing"])) / 10 ** len(spec["shape"])
+    error = np.random.default_rng([spec["seed"], index, 1]).integers(-50, 51) / 1000
+    return round(size * (1 + float(error)), 4)
 
 
 def _ellipsoid(rng: Any, shape: list[int], k: int, slots: int) -> Any:

@@ -10,11 +10,12 @@ import numpy
 import torch
 
 from .cache import checked_files
+from .dataset import CLASSIFICATION, SEGMENTATION
 from .evaluation import CLASS_SUMMARY, IDS, CaseScorer, Evaluation
 from .hashing import as_checked
 from .network import build_network, choose_device, make_deterministic
 from .parts import Part
-from .predictions import probability_table, segmentation_bytes
+from .predictions import prediction_table, probability_table, segmentation_bytes
 from .records import class_columns
 from .run import epoch_of, finished_run
 from .tables import tsv
@@ -77,7 +78,8 @@ def evaluate_torchscript(
     Returns
     -------
     dict
-        The metric tables; ``predictions/<case>.nii.gz`` for segmentation, ``probabilities.tsv`` for classification.
+        The metric tables; ``predictions/<case>.nii.gz`` for segmentation, ``probabilities.tsv`` for classification,
+        ``predictions.tsv`` for regression.
     """
     make_deterministic(settings)
     chosen = choose_device(device)
@@ -86,7 +88,7 @@ def evaluate_torchscript(
     kept: list[tuple[dict, numpy.ndarray | bytes]] = []
 
     def keep(case: dict, prediction: numpy.ndarray) -> None:
-        if settings["task"] == "segmentation":
+        if settings["task"] == SEGMENTATION:
             image = case["image"][0]
             with as_checked(data_root, {image: checked_files(case)[image]}):
                 prediction = segmentation_bytes(prediction, Path(data_root, image))
@@ -95,8 +97,10 @@ def evaluate_torchscript(
     network = torch.jit.load(io.BytesIO(torchscript), map_location=chosen).eval()
     evaluation = scorer(network, cases, keep if keep_predictions else None)
     members: dict[str, str | bytes] = evaluation_tables(evaluation)
-    if keep_predictions and settings["task"] == "segmentation":
+    if keep_predictions and settings["task"] == SEGMENTATION:
         members |= {f"predictions/{case['case']}.nii.gz": data for case, data in kept}
-    elif keep_predictions:
+    elif keep_predictions and settings["task"] == CLASSIFICATION:
         members["probabilities.tsv"] = probability_table(kept, class_names)
+    elif keep_predictions:
+        members["predictions.tsv"] = prediction_table(kept)
     return members

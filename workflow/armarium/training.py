@@ -20,11 +20,12 @@ from torch.utils.data import DataLoader
 
 from .cache import PreparedCases
 from .components import build, build_lr_scheduler, substitute_runtime
+from .dataset import REGRESSION
 from .epochs import EpochOrder, TrainingCases, seed_from
 from .errors import UserError
 from .evaluation import CaseScorer, Evaluation
 from .history import CollectedWarnings, Progress, better, peak_memory_mib
-from .network import build_network
+from .network import build_network, one_number_a_case
 from .progress import EpochProgress
 from .run import SAVED, TRAINED, Workspace
 from .transforms import as_batch, build_transforms, components_at_work, split_at_first_random
@@ -181,7 +182,9 @@ class SplitTraining:
     def _loss_of(self, output, labels: torch.Tensor) -> torch.Tensor:
         """The loss; of several outputs (deep supervision) the mean."""
         if isinstance(output, (list, tuple)):
-            return sum(self.loss(o, labels) for o in output) / len(output)
+            return sum(self._loss_of(o, labels) for o in output) / len(output)
+        if self.settings["task"] == REGRESSION:
+            one_number_a_case(output.shape, len(labels))
         return self.loss(output, labels)
 
     def _clip_gradients(self) -> None:

@@ -113,3 +113,16 @@ rule extract_probabilities:
         "../../envs/data.yaml"
     shell:
         "python -m armarium --log {log:q} extract {wildcards.archive:q} {input:q} probabilities.tsv {output:q} --rule extract_probabilities"
+
+
+rule extract_predictions:
+    input:
+        unless_kept(layout.eval_predictions("{archive}"), layout.eval_zip("{archive}")),
+    output:
+        layout.eval_predictions("{archive}"),
+    log:
+        layout.log("{archive}", "extract_predictions"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} extract {wildcards.archive:q} {input:q} predictions.tsv {output:q} --rule extract_predictions"

@@ -224,8 +224,8 @@ def predictions(wildcards):
     held = configured(archive)
     if not held.spec["predictions"]:
         return []
-    if held.task == "classification":
-        return [layout.eval_probabilities(archive)]
+    if held.task != "segmentation":
+        return [layout.eval_table(archive, held.task)]
     if not os.path.exists(layout.splits_json(archive)) and os.path.exists(layout.manifest(archive)):
         # Snakemake does not run a job again for a lost file while one of its inputs waits for a checkpoint.
         return listed_predictions(archive)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .. import layout
 from ..contents import contents_of
+from ..dataset import SEGMENTATION
 from ..errors import UserError
 from . import main, make, parser
 
@@ -14,11 +15,11 @@ def targets(archive: str, config: str) -> list[str]:
     """Files that answer a configuration.
 
     Validation: the published TorchScript's reports in eval/. Validation of the checkpoint: the published
-    split's tables beside its checkpoints. Inference: the evaluation that holds every prediction, and for
-    classification its table.
+    split's tables beside its checkpoints. Inference: the evaluation that holds every prediction; where those are
+    numbers, their table.
     """
     held = contents_of(archive)
-    segmentation = held.task == "segmentation"
+    segmentation = held.task == SEGMENTATION
     if config == "config_validation.json":
         return [layout.eval_metrics_csv(archive), *(layout.eval_dice_tables(archive) if segmentation else [])]
     if config == "config_validation_ckpt.json":
@@ -27,7 +28,7 @@ def targets(archive: str, config: str) -> list[str]:
     if config == "config_inference.json":
         if not held.predictions:
             raise UserError(f"{layout.archive_json(archive)}: predictions is false; set it to true to have predictions")
-        return _segmentations(archive, held.publish) if segmentation else [layout.eval_probabilities(archive)]
+        return _segmentations(archive, held.publish) if segmentation else [layout.eval_table(archive, held.task)]
     raise UserError(f"-c {config}: wanted config_validation.json, config_validation_ckpt.json or config_inference.json")
 
 
