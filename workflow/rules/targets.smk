@@ -31,6 +31,8 @@ def unmade(folder):
 def made_list(wildcards):
     """The dataset's files as inputs where a rule is to make them."""
     held = configured(wildcards.archive)
+    if "list" not in held.spec["dataset"]:
+        return []
     folder = os.path.normpath(os.path.join(held.data_root, os.path.dirname(held.spec["dataset"]["list"])))
     return SYNTHESIZED[folder][1] if folder in SYNTHESIZED and unmade(folder) else []
 
