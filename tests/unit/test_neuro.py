@@ -97,9 +97,13 @@ def write_year(root) -> str:
 
 def test_several_suffixes_are_channels(root):
     for participant, session in PAIRS:
-        write(root / image(participant, session).replace("T1w", "FLAIR"), b"")
-    dataset = read_dataset(section(suffix=["T1w", "FLAIR"]), str(root))
-    assert dataset.cases[0].images == (image("sub-01"), image("sub-01").replace("T1w", "FLAIR"))
+        write(root / image(participant, session, "acq-space_run-1").replace("T1w", "FLAIR"), b"")
+    entities = {"acq": ["mprage", "space"], "run": 1}
+    dataset = read_dataset(section(suffix=["T1w", "FLAIR"], entities=entities), str(root))
+    assert dataset.cases[0].images == (
+        image("sub-01"),
+        image("sub-01", entities="acq-space_run-1").replace("T1w", "FLAIR"),
+    )
     assert dataset.modality == {0: "T1w", 1: "FLAIR"}
 
 
@@ -137,6 +141,19 @@ def test_a_column_subset_makes_lists(root):
     write_table(root / "ds/parts.tsv", rows)
     cases = read_dataset(section(participants="parts.tsv"), str(root)).cases
     assert [c.subset for c in cases] == ["training"] * 9 + ["test"] * 2 and "subset" not in cases[0].columns
+
+
+def test_only_cases_of_test_may_lack_a_label(root):
+    path = root / "ds/participants.tsv"
+    rows = path.read_text().replace("diagnosis", "subset").replace("CN", "train").replace("AD", "test")
+    path.write_text(rows)
+    for participant in ("sub-02", "sub-04"):
+        label = f"{participant}/ses-M000/anat/{participant}_ses-M000_desc-manual_dseg.nii.gz"
+        (root / "ds/derivatives/manual" / label).unlink()
+    cases = {c.case: c.label for c in read_dataset(section(), str(root)).cases}
+    assert len(cases) == len(PAIRS) and cases["sub-02_ses-M000"] is None
+    path.write_text(rows.replace("sub-02\ttest", "sub-02\ttrain"))
+    assert "ds: 1 problem\n  - sub-02 ses-M000: found no label file" in problems_of(section(), root)
 
 
 def test_a_study_keeps_its_participants_below_sourcedata(tmp_path):
@@ -223,11 +240,8 @@ def documented(archive: str) -> dict:
 
 
 def test_the_documented_bids_dataset_is_read(root):
-    for participant, session in PAIRS:
-        write(root / image(participant, session).replace("T1w", "FLAIR"), b"")
     dataset = read_dataset(documented("lesions")["dataset"], str(root))
-    assert len(dataset.cases) == len(PAIRS) and dataset.modality == {0: "T1w", 1: "FLAIR"}
-    assert {*dataset.cases[0].columns} == {"sex"}
+    assert len(dataset.cases) == len(PAIRS) and {*dataset.cases[0].columns} == {"sex"}
 
 
 def test_the_documented_caps_is_read_with_its_test_group(tmp_path):
@@ -238,7 +252,7 @@ def test_the_documented_caps_is_read_with_its_test_group(tmp_path):
     found = documented("dementia")
     dataset = with_test_lists(read_dataset(found["dataset"], str(tmp_path)), found["test"], str(tmp_path))
     assert [(c.participant_id, c.session_id) for c in dataset.cases] == PAIRS[:8]
-    assert {(c.label, *c.columns.values()) for c in dataset.cases} == {(1, "F")}
+    assert [(c.label, c.columns) for c in dataset.cases] == [(1, {"sex": "F"})] * 6 + [(1, {})] * 2
 
 
 # ---- test groups
@@ -311,7 +325,7 @@ def test_two_matches_name_what_tells_them_apart(root):
 def test_a_row_without_target_is_told(root):
     path = root / "ds/participants.tsv"
     path.write_text(path.read_text().replace("sub-02\tAD", "sub-02\tn/a"))
-    assert "sub-02 ses-M000: found n/a in column 'diagnosis'" in problems_of(section(task="classification"), root)
+    assert "sub-02 ses-M000: found no value in column 'diagnosis'" in problems_of(section(task="classification"), root)
 
 
 @pytest.mark.parametrize(
@@ -364,6 +378,15 @@ def test_exactly_one_source_of_known_keys(dataset, part):
         dataset = {**dataset, "synthesize": {"cases": 4}}
     with pytest.raises(Problems, match=part.replace("?", r"\?")):
         check({"archives": {"a": {"recipe": "r", "dataset": dataset}}}, "config", "config.yaml")
+
+
+@pytest.mark.parametrize("odd", ["acq-a b", "acq-a\nb", "acq-ä", "acq-\udcff", "acq-", "acq-a_acq-b", "sub-02"])
+def test_odd_names_are_refused_in_words(root, odd):
+    (root / image("sub-01")).rename(root / image("sub-01", entities=odd))
+    found = problems_of(section(), root)
+    assert found.isprintable() or "\n" in found
+    assert "T1w.nii.gz: wanted a BIDS name of sub-01 ses-M000" in found and "rename it" in found
+    found.encode()
 
 
 # ---- content decides, and planning stays light

@@ -26,10 +26,11 @@ BIDS = {
 CAPS = {
     "folder": "data/caps",
     "preprocessing": "t1-linear",
-    "label": {**LABEL, "folder": "../ds/derivatives/manual"},
+    "label": {**LABEL, "folder": "../ds/derivatives/manual", "datatype": "anat"},
     "participants": "../tables/train.tsv",
     "columns": ["site"],
 }
+MANUAL = "*/derivatives/manual"
 TABLE, HELD_TABLE = "data/tables/train.tsv", "data/tables/held.tsv"
 
 
@@ -82,15 +83,23 @@ def key(kind: str, source: dict, *path: str, before: Callable[[Path], object] = 
     return edit
 
 
-def moved(old: str, new: str) -> Callable[[Path], object]:
-    return lambda data: (data / old).rename(data / new)
-
-
-def named_alike(folder: str, old: str, new: str, suffix: str = "") -> Callable[[Path], None]:
-    """Copies of the images of a tree in folders, or with a suffix, of another name."""
+def moved(old: str, new: str) -> Callable[[Path], None]:
+    """Folders of another name, in whatever tree they are."""
 
     def make(data: Path) -> None:
-        found = [p for p in (data / folder).rglob("*.nii.gz") if p.parent.name == old and suffix in p.name]
+        found = list(data.glob(old))
+        assert found
+        for path in found:
+            path.rename(path.with_name(new))
+
+    return make
+
+
+def named_alike(folders: str, new: str, suffix: str) -> Callable[[Path], None]:
+    """Copies in folders of another name."""
+
+    def make(data: Path) -> None:
+        found = list(data.glob(f"{folders}/*_{suffix}.nii.gz"))
         assert found
         for path in found:
             place = path.parent.with_name(new)
@@ -100,9 +109,11 @@ def named_alike(folder: str, old: str, new: str, suffix: str = "") -> Callable[[
     return make
 
 
-def with_suffix(folder: str, old: str, new: str) -> Callable[[Path], None]:
+def with_suffix(old: str, new: str) -> Callable[[Path], None]:
+    """Copies of another suffix."""
+
     def make(data: Path) -> None:
-        for path in (data / folder).rglob(f"*_{old}.nii.gz"):
+        for path in data.rglob(f"*_{old}.nii.gz"):
             shutil.copy(path, path.with_name(path.name.replace(f"_{old}.", f"_{new}.")))
 
     return make
@@ -119,11 +130,10 @@ def label_edits(kind: str, source: dict) -> dict[str, Edit]:
     def label(**more) -> Edit:
         return key(kind, source, "label", **more)
 
-    manual = "ds/derivatives/manual"
     return {
-        f"{section}.folder": label(before=moved(manual, "ds/derivatives/other"), folder=f"{above}other"),
-        f"{section}.datatype": label(before=named_alike(manual, "anat", "seg"), datatype="seg"),
-        f"{section}.suffix": label(before=with_suffix(manual, "dseg", "mask"), suffix="mask"),
+        f"{section}.folder": label(before=moved(MANUAL, "other"), folder=f"{above}other"),
+        f"{section}.datatype": label(before=named_alike(f"{MANUAL}/*/*/anat", "seg", "dseg"), datatype="seg"),
+        f"{section}.suffix": label(before=with_suffix("dseg", "mask"), suffix="mask"),
         f"{section}.entities": label(entities={"desc": "draft"}),
     }
 
@@ -208,9 +218,13 @@ def beside(project: Project) -> None:
 BIDS_EDITS: dict[str, Edit] = {
     f"{ROOT}.dataset.bids.folder": key("bids", BIDS, before=moved("ds", "moved"), folder="data/moved"),
     f"{ROOT}.dataset.bids.datatype": key(
-        "bids", BIDS, before=named_alike("ds", "anat", "perf"), datatype="perf", label={**LABEL, "datatype": "anat"}
+        "bids",
+        BIDS,
+        before=named_alike("*/*/*/anat", "perf", "T1w"),
+        datatype="perf",
+        label={**LABEL, "datatype": "anat"},
     ),
-    f"{ROOT}.dataset.bids.suffix": key("bids", BIDS, before=with_suffix(".", "T1w", "T2w"), suffix="T2w"),
+    f"{ROOT}.dataset.bids.suffix": key("bids", BIDS, before=with_suffix("T1w", "T2w"), suffix="T2w"),
     f"{ROOT}.dataset.bids.entities": key("bids", BIDS, entities={"acq": "fast"}),
     f"{ROOT}.dataset.bids.participants": key("bids", BIDS, before=same_table, participants="../tables/same.tsv"),
     f"{ROOT}.dataset.bids.columns": key("bids", BIDS, columns=["sex", "age"]),
@@ -235,15 +249,13 @@ CAPS_EDITS: dict[str, Edit] = {
     f"{ROOT}.dataset.caps.preprocessing": key(
         "caps",
         CAPS,
-        before=named_alike("ds/derivatives/manual", "anat", "pet_linear"),
         preprocessing="pet-linear",
         entities={"trc": "18FFDG", "suvr": "pons2"},
-        label={**CAPS["label"], "datatype": "anat"},
     ),
     f"{ROOT}.dataset.caps.datatype": key(
         "caps",
         CAPS,
-        before=named_alike("caps", "t1_linear", "other_linear", "Crop"),
+        before=named_alike("caps/*/*/*/t1_linear", "other_linear", "desc-Crop_res-1x1x1_T1w"),
         preprocessing=None,
         datatype="other_linear",
         suffix="T1w",

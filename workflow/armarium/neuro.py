@@ -10,6 +10,7 @@ import csv
 import io
 import os
 import posixpath
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -37,9 +38,11 @@ DESCRIPTION = "dataset_description.json"
 PARTICIPANTS = "participants.tsv"
 EXTENSIONS = (".nii", ".nii.gz")
 _OWN_COLUMNS = ("participant_id", "session_id", "case", "subset")
+_PAIR = re.compile(r"[A-Za-z0-9]+-[A-Za-z0-9+]+")
 _SHOWN = 5
 
-Entities = dict[str, str | int | None]
+Entities = dict[str, Any]
+"""Of each entity its value, or a list of those allowed; None is for a name without it."""
 Pair = tuple[str, str]
 """A participant and a session."""
 
@@ -59,14 +62,14 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class FileType:
-    """Files of a datatype's folder by suffix and entities; an entity that is None must not be there."""
+    """Files of a datatype's folder by suffix and entities."""
 
     datatype: str
     suffix: str
     entities: Entities
 
     def __str__(self) -> str:
-        entities = [f"{key}: {'none' if value is None else value}" for key, value in self.entities.items()]
+        entities = [f"{key}: {' or '.join(v or 'none' for v in values)}" for key, values in self.entities.items()]
         return f"{self.datatype}/*_{self.suffix}.nii[.gz]" + (f" with {', '.join(entities)}" if entities else "")
 
 
@@ -99,16 +102,17 @@ def other_source(spec: dict, path: str, data_root: str) -> dict:
     """The section of what a test group names beside the tree of ``spec``.
 
     A folder is another tree, of which the same files are taken; a table without images chooses of this tree; anything
-    else is a list.
+    else is a list. Columns, which group and stratify, are not taken over: test cases are not divided.
     """
     kind, others = tree_kind(spec), {k: v for k, v in spec.items() if k not in (BIDS, CAPS)}
+    section = {**spec[kind], "columns": []}
     if not path.endswith(LISTS):
-        return {**others, kind: {**spec[kind], "folder": path, "participants": None}}
+        return {**others, kind: {**section, "folder": path, "participants": None}}
     if path.endswith(".tsv"):
         header = read_text(Path(data_root, path)).removeprefix("\ufeff").split("\n", 1)[0].split("\t")
         if not any(name.strip().startswith("image") for name in header):
             chosen = posixpath.relpath(path, tree_folder(spec))
-            return {**others, kind: {**spec[kind], "participants": chosen}}
+            return {**others, kind: {**section, "participants": chosen}}
     return {**others, "list": path}
 
 
@@ -138,43 +142,38 @@ def read_tree(spec: dict, data_root: str, problems: list[str]) -> tuple[list[Row
     for pair in table.chosen(dict.fromkeys(pair for files in found for pair in files), types, problems):
         if lacking := [str(t) for t, files in zip(types, found, strict=True) if pair not in files]:
             problems.append(f"{_said(pair)}: found no {'; '.join(lacking)}; add it, or take the session away")
-        elif labels is not None and pair not in labels:
-            problems.append(f"{_said(pair)}: found no label file, {_label_type(section, types[0])}; add it")
         else:
-            images = [files[pair] for files in found]
-            rows.append((pair, images, labels[pair] if labels is not None else None, table.values(pair)))
-    result = _with_columns(rows, spec, section, where, problems)
+            rows.append((pair, [files[pair] for files in found], table.values(pair)))
+    target = None if segmentation else spec.get("target") or "target"
+    kept = _taken_columns([values for *_, values in rows], target, section, where)
+    result = []
+    for pair, images, values in rows:
+        label = labels.get(pair) if labels is not None else _given(values.get(target))
+        subset = values.get("subset") or TRAINING
+        if subset not in SUBSETS:
+            problems.append(f"{_said(pair)}: found subset {subset!r}, wanted one of {', '.join(SUBSETS)}")
+        elif label is None and SUBSETS[subset] != TEST:
+            lacked = f"label file, {_label_type(section, types[0])}" if segmentation else f"value in column {target!r}"
+            problems.append(f"{_said(pair)}: found no {lacked}; add it, or choose others by {where}.participants")
+        else:
+            columns = {name: _given(values.get(name)) or "n/a" for name in kept}
+            result.append(Row(_said(pair), SUBSETS[subset], images, label, *pair, "_".join(pair), columns))
     return result, {**tree.facts, "modality": {str(i): t.suffix for i, t in enumerate(types)}}, len(types)
 
 
-def _with_columns(rows: list, spec: dict, section: dict, where: str, problems: list[str]) -> list[Row]:
-    """The target, the subset and the columns that are taken over, the same for all."""
-    target = None if spec["task"] == "segmentation" else spec.get("target") or "target"
-    known = dict.fromkeys(name for *_, values in rows for name in values)
+def _taken_columns(rows: list[dict[str, str]], target: str | None, section: dict, where: str) -> list[str]:
+    """Columns that are taken over of the tables' rows; the target's is not among them."""
+    known = dict.fromkeys(name for values in rows for name in values)
     asked = section["columns"]
-    if lacking := [name for name in (*([target] if target else []), *(asked or ())) if name not in known]:
-        key = f"{where}.columns" if lacking[0] != target else "dataset.target"
-        said = f"found the columns {', '.join(known)}" if known else "found no table of participants"
-        if rows:
-            raise UserError(
-                f"{key}: {said}, wanted {', '.join(lacking)} in {where}.participants or sub-*_sessions.tsv; name another column, or add it"
-            )
-    kept = [name for name in (known if asked is None else asked) if name not in (*_OWN_COLUMNS, target)]
-    result = []
-    for pair, images, label, values in rows:
-        subset = values.get("subset") or TRAINING
-        label = values.get(target, "") if target else label
-        if subset not in SUBSETS:
-            problems.append(f"{_said(pair)}: found subset {subset!r}, wanted one of {', '.join(SUBSETS)}")
-        elif label in UNLABELLED and SUBSETS[subset] != TEST:
-            problems.append(
-                f"{_said(pair)}: found {label or 'nothing'} in column {target!r}, wanted a value; add it, or choose participants by {where}.participants"
-            )
-        else:
-            columns = {name: values.get(name) or "n/a" for name in kept}
-            label = None if label in UNLABELLED else label
-            result.append(Row(_said(pair), SUBSETS[subset], images, label, *pair, "_".join(pair), columns))
-    return result
+    for key, names in {"dataset.target": [target] if target else [], f"{where}.columns": asked or []}.items():
+        if rows and (lacking := [name for name in names if name not in known]):
+            said = f"the columns {', '.join(known)}" if known else f"no table of participants as {where}.participants"
+            raise UserError(f"{key}: found {said}, wanted {', '.join(lacking)}; name another column, or add it")
+    return [name for name in (known if asked is None else asked) if name not in (*_OWN_COLUMNS, target)]
+
+
+def _given(value: str | None) -> str | None:
+    return None if value in (None, *UNLABELLED) else value
 
 
 # ---- which files
@@ -210,7 +209,8 @@ def _file_type(datatype: str, suffix: str, entities: Entities, where: str) -> Fi
     inside_data_root(datatype, f"{where}.datatype")
     if not suffix.isalnum():
         raise UserError(f"{where}.suffix: found {suffix!r}, wanted letters and digits, as in sub-01_T1w.nii.gz")
-    return FileType(datatype, suffix, {key: _comparable(key, value) for key, value in entities.items()})
+    listed = {key: value if isinstance(value, list) else [value] for key, value in entities.items()}
+    return FileType(datatype, suffix, {key: [_comparable(key, v) for v in values] for key, values in listed.items()})
 
 
 def _labels(
@@ -245,8 +245,9 @@ def _entities(name: str) -> dict[str, str] | None:
     parts = _reader()[0](name)
     if not parts or "sub" not in parts["entities"]:
         return None
-    written = "_".join([*(f"{k}-{v}" for k, v in parts["entities"].items()), parts["suffix"]]) + parts["extension"]
-    return parts["entities"] if written == name else None
+    pairs = [f"{key}-{value}" for key, value in parts["entities"].items()]
+    written = "_".join([*pairs, parts["suffix"]]) + parts["extension"]
+    return parts["entities"] if written == name and all(map(_PAIR.fullmatch, pairs)) else None
 
 
 # ---- a tree
@@ -366,7 +367,7 @@ def _strange(pair: Pair, entities: dict[str, str]) -> bool:
 
 
 def _has(entities: dict[str, str], wanted: Entities) -> bool:
-    return all(_comparable(key, entities.get(key)) == value for key, value in wanted.items())
+    return all(_comparable(key, entities.get(key)) in values for key, values in wanted.items())
 
 
 def _said(pair: tuple[str, ...]) -> str:
