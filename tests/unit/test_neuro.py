@@ -86,12 +86,14 @@ def test_null_wants_an_entity_absent(root):
 
 
 def test_sessions_are_chosen_by_their_entity(root):
-    cases = read_dataset(section(entities={**MPRAGE, "ses": "M012"}, participants="year.tsv"), write_year(root)).cases
+    cases = read_dataset(
+        section(entities={**MPRAGE, "ses": "M012"}, participants="year.tsv"), write_year(root, "sub-01", "02", "03")
+    ).cases
     assert {c.session_id for c in cases} == {"ses-M012"}
 
 
-def write_year(root) -> str:
-    write_table(root / "ds/year.tsv", [("participant_id",), ("sub-01",), ("02",), ("sub-03",)])
+def write_year(root, *participants) -> str:
+    write_table(root / "ds/year.tsv", [("participant_id",), *((p,) for p in participants)])
     return str(root)
 
 
@@ -312,6 +314,19 @@ def test_everything_wrong_with_a_tree_is_told_together(root):
     assert "Traceback" not in found and found.startswith("ds: 11 problems")
 
 
+def test_what_is_wrong_with_those_that_are_not_chosen_does_not_count(root):
+    write(root / image("sub-02", entities="acq-mprage_run-02"), b"")
+    write(root / "ds/sub-02/ses-M000/anat/sub-03_ses-M000_acq-mprage_T1w.nii.gz", b"")
+    write(root / "ds/sub-b@d/anat/sub-b@d_T1w.nii.gz", b"")
+    cases = read_dataset(section(participants="year.tsv"), write_year(root, "sub-01", "sub-03")).cases
+    assert {c.participant_id for c in cases} == {"sub-01", "sub-03"}
+
+
+def test_the_data_root_may_be_the_dataset(root):
+    cases = read_dataset(section(folder="."), str(root / "ds")).cases
+    assert len(cases) == len(PAIRS) and cases[0].images[0] == image("sub-01").removeprefix("ds/")
+
+
 def test_a_channel_that_a_session_lacks_is_told(root):
     write(root / image("sub-01").replace("T1w", "FLAIR"), b"")
     assert "sub-02 ses-M000: found no anat/*_FLAIR.nii[.gz]" in problems_of(section(suffix=["T1w", "FLAIR"]), root)
@@ -358,7 +373,9 @@ def test_a_section_that_fits_no_tree_is_told(root, spec, part):
 
 def test_a_target_that_no_table_has_is_told(root):
     spec = {**section(task="classification"), "target": "dx"}
-    assert "dataset.target: found the columns" in problems_of(spec, root)
+    write(root / image("sub-02", entities="acq-mprage_run-02"), b"")
+    found = problems_of(spec, root)
+    assert "dataset.target: found the columns" in found and "sub-02 ses-M000: found 2 files" in found
 
 
 @pytest.mark.parametrize(

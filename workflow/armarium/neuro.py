@@ -12,7 +12,7 @@ import os
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -131,44 +131,64 @@ def read_tree(spec: dict, data_root: str, problems: list[str]) -> tuple[list[Row
         wanted = "label, which says where the label files are" if segmentation else "no label: the target is a column"
         raise UserError(f"{where}: task is {spec['task']}, wanted {wanted}")
     tree = _Tree(folder, data_root, kind)
-    found = [tree.files(wanted, f"{where}.entities", problems) for wanted in types]
-    if not any(found):
+    found = [tree.find(wanted, f"{where}.entities") for wanted in types]
+    if not any(files.paths or files.misnamed for files in found):
         raise UserError(
             f"{folder}: found no {types[0]}; {tree.seen(types[0])}; mend {where}.datatype, suffix or entities"
         )
-    labels = _labels(section, types[0], folder, data_root, kind, problems) if segmentation else None
-    table = _Tables(tree, section, where, problems)
+    labels = _label_files(section, types[0], folder, data_root, kind) if segmentation else None
+    tables = _Tables(tree, section, where, problems)
+    if not tables.choice:
+        problems += tree.misnamed
+    pairs = dict.fromkeys(pair for files in found for pair in (*files.paths, *files.misnamed))
     rows = []
-    for pair in table.chosen(dict.fromkeys(pair for files in found for pair in files), types, problems):
-        if lacking := [str(t) for t, files in zip(types, found, strict=True) if pair not in files]:
-            problems.append(f"{_said(pair)}: found no {'; '.join(lacking)}; add it, or take the session away")
-        else:
-            rows.append((pair, [files[pair] for files in found], table.values(pair)))
-    target = None if segmentation else spec.get("target") or "target"
-    kept = _taken_columns([values for *_, values in rows], target, section, where)
-    result = []
-    for pair, images, values in rows:
-        label = labels.get(pair) if labels is not None else _given(values.get(target))
+    for pair in tables.chosen(pairs, types, problems):
+        images = [files.one(pair, problems) for files in found]
+        label = labels.one(pair, problems, may_lack=True) if labels else None
+        if None not in images and not (labels and labels.several(pair)):
+            rows.append((pair, images, label, tables.values(pair)))
+    result = _labelled_rows(rows, labels, spec, where, problems)
+    return result, {**tree.facts, "modality": {str(i): t.suffix for i, t in enumerate(types)}}, len(types)
+
+
+def _labelled_rows(
+    found: list[tuple[Pair, list[str], str | None, dict[str, str]]],
+    labels: _Files | None,
+    spec: dict,
+    where: str,
+    problems: list[str],
+) -> list[Row]:
+    """Rows with their label, file or target; only cases of the list ``test`` may lack one."""
+    target = None if labels else spec.get("target") or "target"
+    kept = _taken_columns([values for *_, values in found], target, spec[tree_kind(spec)]["columns"], where, problems)
+    rows: list[Row] = []
+    if kept is None:
+        return rows
+    for pair, images, file, values in found:
+        label = file if labels else _given(values.get(target))
         subset = values.get("subset") or TRAINING
         if subset not in SUBSETS:
             problems.append(f"{_said(pair)}: found subset {subset!r}, wanted one of {', '.join(SUBSETS)}")
         elif label is None and SUBSETS[subset] != TEST:
-            lacked = f"label file, {_label_type(section, types[0])}" if segmentation else f"value in column {target!r}"
+            lacked = f"label file, {labels.wanted}" if labels else f"value in column {target!r}"
             problems.append(f"{_said(pair)}: found no {lacked}; add it, or choose others by {where}.participants")
         else:
             columns = {name: _given(values.get(name)) or "n/a" for name in kept}
-            result.append(Row(_said(pair), SUBSETS[subset], images, label, *pair, "_".join(pair), columns))
-    return result, {**tree.facts, "modality": {str(i): t.suffix for i, t in enumerate(types)}}, len(types)
+            rows.append(Row(_said(pair), SUBSETS[subset], images, label, *pair, "_".join(pair), columns))
+    return rows
 
 
-def _taken_columns(rows: list[dict[str, str]], target: str | None, section: dict, where: str) -> list[str]:
-    """Columns that are taken over of the tables' rows; the target's is not among them."""
+def _taken_columns(
+    rows: list[dict[str, str]], target: str | None, asked: list[str] | None, where: str, problems: list[str]
+) -> list[str] | None:
+    """Columns that are taken over of the tables' rows, not the target's; None where one is lacking."""
     known = dict.fromkeys(name for values in rows for name in values)
-    asked = section["columns"]
-    for key, names in {"dataset.target": [target] if target else [], f"{where}.columns": asked or []}.items():
-        if rows and (lacking := [name for name in names if name not in known]):
-            said = f"the columns {', '.join(known)}" if known else f"no table of participants as {where}.participants"
-            raise UserError(f"{key}: found {said}, wanted {', '.join(lacking)}; name another column, or add it")
+    wanted = {"dataset.target": [target] if target else [], f"{where}.columns": asked or []}
+    lacking = {key: ", ".join(n for n in names if n not in known) for key, names in wanted.items() if rows}
+    said = f"the columns {', '.join(known)}" if known else f"no table of participants as {where}.participants"
+    problems += [f"{k}: found {said}, wanted {names}; name another, or add it" for k, names in lacking.items() if names]
+    if any(lacking.values()):
+        return None
     return [name for name in (known if asked is None else asked) if name not in (*_OWN_COLUMNS, target)]
 
 
@@ -200,11 +220,6 @@ def _image_types(section: dict, where: str) -> list[FileType]:
     return [_file_type(known.datatype, known.suffix, entities, where)]
 
 
-def _label_type(section: dict, image: FileType) -> FileType:
-    label = section["label"]
-    return _file_type(label["datatype"] or image.datatype, label["suffix"], label["entities"], "dataset label")
-
-
 def _file_type(datatype: str, suffix: str, entities: Entities, where: str) -> FileType:
     inside_data_root(datatype, f"{where}.datatype")
     if not suffix.isalnum():
@@ -213,14 +228,14 @@ def _file_type(datatype: str, suffix: str, entities: Entities, where: str) -> Fi
     return FileType(datatype, suffix, {key: [_comparable(key, v) for v in values] for key, values in listed.items()})
 
 
-def _labels(
-    section: dict, image: FileType, folder: str, data_root: str, kind: str, problems: list[str]
-) -> dict[Pair, str]:
-    """Label file of each participant and session, of the tree itself or of a folder of derivatives."""
-    where, below = f"dataset.{kind}.label", section["label"]["folder"]
+def _label_files(section: dict, image: FileType, folder: str, data_root: str, kind: str) -> _Files:
+    """Label files of the tree itself, or of a folder of derivatives."""
+    where, label = f"dataset.{kind}.label", section["label"]
+    below = label["folder"]
     place = inside_data_root(below, f"{where}.folder", folder) if below else folder
     tree = _Tree(place, data_root, None if below else kind)
-    return tree.files(_label_type(section, image), f"{where}.entities", problems)
+    wanted = _file_type(label["datatype"] or image.datatype, label["suffix"], label["entities"], where)
+    return tree.find(wanted, f"{where}.entities")
 
 
 @cache
@@ -253,11 +268,44 @@ def _entities(name: str) -> dict[str, str] | None:
 # ---- a tree
 
 
+@dataclass
+class _Files:
+    """Files of a type by participant and session: those that it has, and those whose names are no BIDS names of theirs."""
+
+    wanted: FileType
+    key: str
+    paths: dict[Pair, list[str]] = field(default_factory=dict)
+    misnamed: dict[Pair, list[str]] = field(default_factory=dict)
+
+    def several(self, pair: Pair) -> bool:
+        return len(self.paths.get(pair, ())) > 1
+
+    def one(self, pair: Pair, problems: list[str], may_lack: bool = False) -> str | None:
+        """The one file of a session, or None and what is wrong."""
+        paths, misnamed = self.paths.get(pair, []), self.misnamed.get(pair, [])
+        problems += [
+            f"{path}: wanted a BIDS name of {_said(pair)}, such as {pair[0]}_…_{self.wanted.suffix}.nii.gz with key-value pairs "
+            "of letters and digits; rename it"
+            for path in misnamed
+        ]
+        if len(paths) == 1:
+            return paths[0]
+        if paths:
+            names = ", ".join(posixpath.basename(p) for p in paths[:_SHOWN])
+            problems.append(
+                f"{_said(pair)}: found {len(paths)} files ({names}), wanted one {self.wanted}; tell them apart by {self.key} (null where a file must lack one)"
+            )
+        elif not misnamed and not may_lack:
+            problems.append(f"{_said(pair)}: found no {self.wanted}; add it, or take the session away")
+        return None
+
+
 class _Tree:
     """Folders of a dataset; ``kind`` is what it must be, or None for either."""
 
     def __init__(self, folder: str, data_root: str, kind: str | None):
         self.folder, self.root = folder, data_root
+        self.misnamed: list[str] = []
         description = self._description(kind)
         below = {"study": "sourcedata/raw"}.get(str(description.get("DatasetType")).lower(), "")
         self.base = posixpath.normpath(posixpath.join(folder, "subjects" if "CAPSVersion" in description else below))
@@ -280,31 +328,22 @@ class _Tree:
             raise UserError(f"{path}: {other} as dataset.{BIDS if kind == CAPS else CAPS}, or mend the file")
         return found
 
-    def files(self, wanted: FileType, key: str, problems: list[str]) -> dict[Pair, str]:
-        """The file of each participant and session; several are a problem, and the first stands for them."""
-        matching: dict[Pair, list[str]] = {}
-        for pair, folder in self._sessions(problems):
+    def find(self, wanted: FileType, key: str) -> _Files:
+        """Files of each participant and session; ``key`` of the configuration tells several apart."""
+        files = _Files(wanted, key)
+        for (participant, session), folder in self._sessions:
+            pair = (participant, session or DEFAULT_SESSION)
             for name in self._candidates(folder, wanted):
-                entities = _entities(name)
-                if entities is None or _strange(pair, entities):
-                    problems.append(
-                        f"{folder}/{wanted.datatype}/{name}: wanted a BIDS name of {_said(pair)}, such as "
-                        f"{pair[0]}_…_{wanted.suffix}.nii.gz with key-value pairs of letters and digits; rename it"
-                    )
+                entities, path = _entities(name), f"{folder}/{wanted.datatype}/{name}"
+                if entities is None or _strange((participant, session), entities):
+                    files.misnamed.setdefault(pair, []).append(path)
                 elif _has(entities, wanted.entities):
-                    session = pair[1] or DEFAULT_SESSION
-                    matching.setdefault((pair[0], session), []).append(f"{folder}/{wanted.datatype}/{name}")
-        for pair, paths in matching.items():
-            if len(paths) > 1:
-                names = ", ".join(posixpath.basename(p) for p in paths[:_SHOWN])
-                problems.append(
-                    f"{_said(pair)}: found {len(paths)} files ({names}), wanted one {wanted}; tell them apart by {key} (null where a file must lack one)"
-                )
-        return {pair: paths[0] for pair, paths in matching.items()}
+                    files.paths.setdefault(pair, []).append(path)
+        return files
 
     def seen(self, wanted: FileType) -> str:
         """In words, what there is instead of ``wanted``."""
-        folders = [f"{folder}/{wanted.datatype}" for _, folder in self._sessions([])]
+        folders = [f"{folder}/{wanted.datatype}" for _, folder in self._sessions]
         names = [name for folder in folders for name in self._names(folder) if name.endswith(EXTENSIONS)]
         if not folders:
             return f"{self.base} has no folder sub-*"
@@ -312,31 +351,25 @@ class _Tree:
 
     def session_tables(self) -> Iterator[tuple[str, str]]:
         """Participant and path of every table of sessions."""
-        for pair, folder in self._sessions([]):
+        for pair, folder in self._sessions:
             path = f"{folder}/{pair[0]}_sessions.tsv"
             if not pair[1] and os.path.isfile(self._at(path)):
                 yield pair[0], path
 
-    def _sessions(self, problems: list[str]) -> list[tuple[Pair, str]]:
-        """Every participant's folder, with an empty session, and those of the sessions below."""
-        found, misnamed = self._walked
-        problems += misnamed
-        return found
-
     @cached_property
-    def _walked(self) -> tuple[list[tuple[Pair, str]], list[str]]:
+    def _sessions(self) -> list[tuple[Pair, str]]:
+        """Every participant's folder, with an empty session, and those of the sessions below."""
         if not os.path.isdir(self._at(self.base)):
             raise UserError(f"{self.base}: no such folder in {self.root}, wanted the participants' sub-* in it")
-        found, misnamed = [], []
-        for participant in self._labelled(self.base, "sub", misnamed):
+        found = []
+        for participant in self._labelled(self.base, "sub"):
             folder = posixpath.normpath(f"{self.base}/{participant}")
-            sessions = self._labelled(folder, "ses", misnamed)
             found.append(((participant, ""), folder))
-            found += [((participant, session), f"{folder}/{session}") for session in sessions]
-        return found, misnamed
+            found += [((participant, session), f"{folder}/{session}") for session in self._labelled(folder, "ses")]
+        return found
 
-    def _labelled(self, folder: str, prefix: str, misnamed: list[str]) -> list[str]:
-        """Folders that are named after a participant or session."""
+    def _labelled(self, folder: str, prefix: str) -> list[str]:
+        """Folders that are named after a participant or session; what is named otherwise is noted."""
         with os.scandir(self._at(folder)) as entries:
             names = sorted(e.name for e in entries if e.name.startswith(f"{prefix}-") and e.is_dir())
         found = []
@@ -344,7 +377,7 @@ class _Tree:
             try:
                 found.append(bids_id(prefix, name, "folder"))
             except ValueError as error:
-                misnamed.append(f"{folder}/{name}: {error}; rename it, or move it out of the dataset")
+                self.misnamed.append(f"{folder}/{name}: {error}; rename it, or move it out of the dataset")
         return found
 
     def _candidates(self, folder: str, wanted: FileType) -> list[str]:
@@ -401,7 +434,7 @@ class _Tables:
     """The dataset's own participants.tsv, which must name all, another table, which chooses, and those of sessions."""
 
     def __init__(self, tree: _Tree, section: dict, where: str, problems: list[str]):
-        own, chosen = posixpath.join(tree.folder, PARTICIPANTS), _table_path(section, tree.folder)
+        own, chosen = posixpath.normpath(f"{tree.folder}/{PARTICIPANTS}"), _table_path(section, tree.folder)
         self.key = f"{where}.participants"
         if section["participants"] and not Path(tree.root, chosen).is_file():
             raise UserError(f"{self.key}: {chosen}: no such file in {tree.root}; mend the path")
