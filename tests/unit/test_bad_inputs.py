@@ -81,7 +81,7 @@ CONFIG = [
         section(dataset={"task": "detection"}),
         "task: found 'detection'; known: classification, regression, segmentation",
     ),
-    (section(dataset={"target": "age"}), "dataset.target is 'age', but a segmentation's labels are files"),
+    (section(dataset={"target": "age"}), "dataset.target: found 'age', but a segmentation's labels are files"),
     (section(dataset={"task": "regression", "labels": {"0": "a"}}), "a regression has no classes; leave it out"),
     (section(dataset={"synthesize": {"cases": 3}}), "synthesize.cases: found 3; 3 is less than the minimum of 4"),
     (section(dataset={"columns": {"p": {}}}), "columns.p: missing key pattern; Regular expression with one group"),

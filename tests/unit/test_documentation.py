@@ -14,7 +14,7 @@ from tests import rebuilding, reruns
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIG_README = REPO / "config/README.md"
-NAMES = {"archives": "NAME", "columns": "COLUMN", "groups": "GROUP"}
+NAMES = {"archives": "NAME", "columns": "COLUMN", "groups": "GROUP", "entities": "ENTITY"}
 """What stands for a name that the user chooses."""
 
 

@@ -13,6 +13,7 @@ from ..reruns import Row, table
 from .conftest import Project, WarmProject, hashes, job_counts, micro_config, zip_hashes
 from .edits import EDITS, GIVEN_EDITS, Edit, changed_voxel, prepare_given
 from .mirror import mirror
+from .tree_edits import BIDS_EDITS, CAPS_EDITS
 
 WORKERS = 2
 RUN, MODEL = "archives/micro/training/split-0/run.zip", "archives/micro/models/model.pt"
@@ -24,8 +25,8 @@ DRAWN_LATER = {"extract_segmentation"}
 
 
 def test_every_row_of_the_table_is_an_edit_and_every_edit_a_row():
-    assert not EDITS.keys() & GIVEN_EDITS.keys()
-    assert table().keys() == EDITS.keys() | GIVEN_EDITS.keys()
+    edits = [name for found in (EDITS, GIVEN_EDITS, BIDS_EDITS, CAPS_EDITS) for name in found]
+    assert len({*edits}) == len(edits) and table().keys() == {*edits}
 
 
 def test_every_edit_reruns_exactly_what_the_table_says(built, tmp_path, figures):

@@ -11,7 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import layout
-from .dataset import TEST, TRAINING, VALIDATION, Case, Dataset, dataset_files, read_dataset, with_test_lists
+from .dataset import (
+    TEST,
+    TRAINING,
+    VALIDATION,
+    Case,
+    Dataset,
+    dataset_files,
+    read_dataset,
+    source_files,
+    with_test_lists,
+)
 from .errors import UserError
 from .files import read_json
 from .hashing import HashIndex
@@ -71,8 +81,8 @@ def changed_files(
     ``groups`` are the test groups.
     """
     changed = _noted(Path(layout.changed_files(archive)))
-    lists = [dataset_spec["list"], *(group["list"] for group in groups.values() if "list" in group)]
-    needed = (layout.cases_tsv(archive), layout.dataset_json(archive), *(Path(data_root, name) for name in lists))
+    sources = (Path(data_root, name) for name in source_files(dataset_spec, {"groups": groups}))
+    needed = (layout.cases_tsv(archive), layout.dataset_json(archive), *sources)
     if not all(map(os.path.isfile, needed)):
         return changed
     dataset = with_test_lists(read_dataset(dataset_spec, data_root), {"groups": groups}, data_root)

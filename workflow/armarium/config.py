@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .dataset import REGRESSION, SEGMENTATION, SOURCES
 from .errors import Problems, UserError
 
 LONGEST_SCALAR = 64
@@ -136,7 +137,25 @@ def check(value: dict, name: str, source: str, optional: Collection[str] = ()) -
     errors = [leaf for e in _validator()(root).iter_errors(value) for leaf in _leaves(e)]
     if errors:
         raise Problems(source, dict.fromkeys(_message(e) for e in errors))
+    if name == "config" and (problems := list(_dataset_problems(value))):
+        raise Problems(source, problems)
     return fill_defaults(value, root, root)
+
+
+def _dataset_problems(config: dict) -> Iterator[str]:
+    """Datasets that name no source or several, or a target or labels that their task has not."""
+    for name, section in config.get("archives", {}).items():
+        dataset = section["dataset"]
+        given = [key for key in SOURCES if key in dataset]
+        if len(given) != 1:
+            yield f"archives.{name}.dataset: found {' and '.join(given) or 'none'} of {', '.join(SOURCES)}; wanted exactly one: a list, a BIDS dataset or a CAPS"
+        elif dataset.get("synthesize") and given != ["list"]:
+            yield f"archives.{name}.dataset: found synthesize, which makes a list, beside {given[0]}; leave one of them out"
+        task = dataset.get("task", SEGMENTATION)
+        if task == SEGMENTATION and "target" in dataset:
+            yield f"archives.{name}.dataset.target: found {dataset['target']!r}, but a segmentation's labels are files; leave it out, or set task"
+        if task == REGRESSION and dataset.get("labels"):
+            yield f"archives.{name}.dataset.labels: found {dataset['labels']}, but a regression has no classes; leave it out"
 
 
 def typed(name: str, value: Any, like: Any, source: str = "set") -> Any:

@@ -18,7 +18,7 @@ from pathlib import Path
 from . import layout, recipe
 from .changes import TESTED, changed_files, is_of_list
 from .config import check, typed
-from .dataset import REGRESSION, SEGMENTATION, SUBSETS, TEST
+from .dataset import SUBSETS, TEST
 from .errors import UserError
 from .files import json_text, read_json, read_text, write_text
 from .hashing import HashIndex
@@ -366,19 +366,6 @@ def _check_selection(spec: dict, settings: dict, archive: str) -> list[str]:
     return chosen
 
 
-def _check_labels(dataset: dict, archive: str) -> None:
-    """Keys that only some tasks have."""
-    task = dataset["task"]
-    if task == SEGMENTATION and dataset.get("target"):
-        raise UserError(
-            f"{archive}: dataset.target is {dataset['target']!r}, but a segmentation's labels are files, named by 'label'; leave it out, or set task"
-        )
-    if task == REGRESSION and dataset["labels"]:
-        raise UserError(
-            f"{archive}: dataset.labels is {dataset['labels']}, but a regression has no classes; leave it out"
-        )
-
-
 CHECK_KEYS = ("affine_tolerance", "allow_empty_labels", "allow_duplicates", "allow_repeated_participants")
 """What is checked of a dataset; what is learnt from it does not depend on these."""
 EXECUTION_KEYS = ("num_workers", "save_interval")
@@ -523,7 +510,6 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
         If a configuration is wrong, or a listed archive's was edited by hand.
     """
     spec, files = _listed_files(archive, section, given) if section else _held_files(archive, given)
-    _check_labels(spec["dataset"], archive)
     source = layout.mmar_config(archive, "config_train.json")
     settings = recipe.training_settings(files["config_train.json"], files["environment.json"], source)
     chosen = _check_selection(spec, settings, archive)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any
 
 from . import layout
 from .changes import TESTED, list_digests
-from .dataset import Dataset, dataset_files, read_dataset, with_test_lists
+from .dataset import Dataset, dataset_files, read_dataset, source_files, with_test_lists
 from .errors import Problems, UserError
 from .files import read_json
 from .hashing import HashIndex
@@ -39,8 +40,8 @@ def check_same_data(archive: str, spec: dict, groups: dict[str, dict], data_root
         If lists or files differ from those that were checked, with every difference.
     """
     groups = {name: group for name, group in groups.items() if "given" not in group}
-    lists = [spec["list"], *(group["list"] for group in groups.values() if "list" in group)]
-    missing = [str(Path(data_root, name)) for name in lists if not Path(data_root, name).is_file()]
+    sources = [str(Path(data_root, name)) for name in source_files(spec, {"groups": groups})]
+    missing = [path for path in sources if not os.path.isfile(path)]
     if missing and Path(layout.cases_tsv(archive)).is_file():
         return
     if missing:

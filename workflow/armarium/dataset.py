@@ -1,7 +1,8 @@
 """Datalists and tables: which images, whose, with which label.
 
-Two forms are read: the Medical Segmentation Decathlon's ``dataset.json`` (the form that MMAR and MONAI
-datalists share) and a TSV with BIDS column names. Standard library only: light steps import this module.
+Two forms of a list are read: the Medical Segmentation Decathlon's ``dataset.json`` (the form that MMAR and MONAI
+datalists share) and a TSV with BIDS column names. BIDS and CAPS trees are read by :mod:`.neuro`. Standard library only:
+light steps import this module.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from .naming import bids_id, given_name, longer_name, stem
 
 SEGMENTATION, CLASSIFICATION, REGRESSION = "segmentation", "classification", "regression"
 TASKS = (SEGMENTATION, CLASSIFICATION, REGRESSION)
+BIDS, CAPS = "bids", "caps"
+SOURCES = ("list", BIDS, CAPS)
+"""Keys of a dataset's section, of which it has exactly one."""
 TRAINING, VALIDATION, TEST = "training", "validation", "test"
 DEFAULT_SESSION = "ses-M000"
 SUBSETS = {
@@ -34,6 +38,7 @@ SUBSETS = {
     "testing": TEST,
 }
 UNLABELLED = ("", "n/a")  # n/a is how BIDS tables write a missing value
+LISTS = (".json", ".tsv")
 MOST_FIELDS = 20_000_000
 TARGET = "target"
 LARGEST_TARGET = 1e38
@@ -93,24 +98,28 @@ class _Entry:
 
 
 def read_dataset(dataset_spec: dict, data_root: str) -> Dataset:
-    """Read the list that ``dataset_spec["list"]`` names; the images themselves are not opened.
+    """Read the list, or the tree, that ``dataset_spec`` names; the images themselves are not opened.
 
     Paths in a list are relative to the list's own folder; those of the cases returned to ``data_root``.
 
     Raises
     ------
     Problems
-        Every malformed entry of the list, together.
+        Every malformed entry of the list or the tree, together.
     UserError
-        If the list itself, its labels or the derived columns cannot be understood.
+        If the list or tree itself, its labels or the derived columns cannot be understood.
     """
-    source = _list_path(dataset_spec["list"])
-    suffix = posixpath.splitext(source)[1]
-    if suffix not in (".json", ".tsv"):
-        raise UserError(f"dataset.list: found {source!r}, wanted a .json datalist or a .tsv table")
     problems: list[str] = []
-    read = _read_json_list if suffix == ".json" else _read_tsv
-    entries, facts, channels = read(str(Path(data_root, source)), dataset_spec, problems)
+    if tree_kind(dataset_spec):
+        from .neuro import read_tree, tree_folder
+
+        source = tree_folder(dataset_spec)
+        rows, facts, channels = read_tree(dataset_spec, data_root, problems)
+        entries = [_Entry(*row) for row in rows]
+    else:
+        source = _list_path(dataset_spec["list"])
+        read = _read_json_list if source.endswith(".json") else _read_tsv
+        entries, facts, channels = read(str(Path(data_root, source)), dataset_spec, problems)
     labels = {}
     if dataset_spec["task"] == REGRESSION:
         facts["target"] = dataset_spec.get("target") or TARGET
@@ -127,19 +136,40 @@ def read_dataset(dataset_spec: dict, data_root: str) -> Dataset:
     return Dataset(cases, labels, modality, facts, source, dict(dataset_spec))
 
 
+def tree_kind(dataset_spec: dict) -> str | None:
+    """``bids`` or ``caps`` where the section names such a tree, None where it names a list."""
+    return next((kind for kind in (BIDS, CAPS) if kind in dataset_spec), None)
+
+
+def source_of(dataset_spec: dict) -> str:
+    """The list or the tree's folder, as the configuration writes it."""
+    kind = tree_kind(dataset_spec)
+    return dataset_spec[kind]["folder"] if kind else dataset_spec["list"]
+
+
+def source_files(dataset_spec: dict, test_spec: dict) -> list[str]:
+    """Files, relative to the data root, without which the cases cannot be read: lists, or what makes a folder a tree."""
+    others = [group["list"] for group in test_spec["groups"].values() if "list" in group]
+    if tree_kind(dataset_spec) is None:
+        return [dataset_spec["list"], *others]
+    from .neuro import tree_files
+
+    return tree_files(dataset_spec, others)
+
+
 def with_test_lists(dataset: Dataset, test_spec: dict, data_root: str) -> Dataset:
     """Add the labelled cases of other lists that test groups name; their ``subset`` is the list's path.
 
-    Derived columns are not made for them: the patterns are the main list's. Lists that are already in
+    Beside a tree, a list may be another tree's folder, or a table that chooses of this one. Derived columns are not made for them: the patterns are the main list's. Lists that are already in
     ``dataset`` are not read again, so this may be applied twice.
     """
     cases, known = list(dataset.cases), {c.subset for c in dataset.cases}
     for name, group in test_spec["groups"].items():
-        if "list" not in group or (path := _list_path(group["list"])) in known:
+        if "list" not in group or (path := _test_list_path(group["list"], dataset.spec)) in known:
             continue
         labels = {str(i): n for i, n in dataset.labels.items()} if path.endswith(".tsv") else None
         labels = dataset.spec.get("labels") or labels
-        spec = {**dataset.spec, "list": path, "columns": {}, "labels": labels}
+        spec = {**_other_source(dataset.spec, path, data_root), "columns": {}, "labels": labels}
         other = read_dataset(spec, data_root)
         for what in ("labels", "modality"):
             found, wanted = getattr(other, what), getattr(dataset, what)
@@ -156,6 +186,14 @@ def with_test_lists(dataset: Dataset, test_spec: dict, data_root: str) -> Datase
             cases.append(replace(case, case=new, subset=path))
         known.add(path)
     return replace(dataset, cases=cases)
+
+
+def _other_source(dataset_spec: dict, path: str, data_root: str) -> dict:
+    if tree_kind(dataset_spec) is None:
+        return {**dataset_spec, "list": path}
+    from .neuro import other_source
+
+    return other_source(dataset_spec, path, data_root)
 
 
 def dataset_files(dataset: Dataset) -> list[str]:
@@ -304,7 +342,8 @@ def _tsv_columns(path: str, header: list[str], spec: dict) -> tuple[list[str], s
 
 
 def _cases(entries: list[_Entry], spec: dict, labels: dict, source: str, problems: list[str]) -> list[Case]:
-    folder, table = posixpath.dirname(source), source.endswith(".tsv")
+    # Rows of a tree have whole paths.
+    folder, table = ("", True) if tree_kind(spec) else (posixpath.dirname(source), source.endswith(".tsv"))
     indices = {name: i for i, name in labels.items()}
     drafts = []
     for entry in entries:
@@ -338,8 +377,23 @@ def _cases(entries: list[_Entry], spec: dict, labels: dict, source: str, problem
 
 
 def _list_path(path: str) -> str:
+    return inside_data_root(path, "dataset.list", suffixes=LISTS)
+
+
+def _test_list_path(path: str, dataset_spec: dict) -> str:
+    return _list_path(path) if tree_kind(dataset_spec) is None else inside_data_root(path, "test group's list")
+
+
+def inside_data_root(path: Any, what: str, folder: str = "", suffixes: tuple = ("",)) -> str:
+    """``path`` as written below ``folder``, made relative to the data root, which it may not leave.
+
+    Raises
+    ------
+    UserError
+        If it is no such path, or ends in none of ``suffixes``.
+    """
     try:
-        return _relative(path, "", "dataset.list", suffixes=(".json", ".tsv"))
+        return _relative(path, folder, what, suffixes)
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -65,7 +65,7 @@ def check_data(archive: str, workers: int, cache_dir: str) -> None:
     """Check every case of the dataset and the test lists; write their table and what the list says."""
     from .checks import check_dataset, write_cases_table
     from .data_record import record_of
-    from .dataset import read_dataset, with_test_lists
+    from .dataset import read_dataset, source_of, with_test_lists
 
     root = data_root_of(archive)
     spec = {**read_effective(archive, "data")["dataset"], **read_effective(archive, "check")}
@@ -76,7 +76,7 @@ def check_data(archive: str, workers: int, cache_dir: str) -> None:
         dataset = with_test_lists(read_dataset(spec, root), {"groups": _groups(archive)}, root)
         rows = check_dataset(dataset, spec, root, workers)
         write_cases_table(layout.cases_tsv(archive), rows)
-        facts = {**dataset.header(), "list": spec["list"], "cases": len(rows), "digests": list_digests(dataset)}
+        facts = {**dataset.header(), "list": source_of(spec), "cases": len(rows), "digests": list_digests(dataset)}
         write_json(layout.dataset_json(archive), facts)
         running.data_inputs = content_of(dataset.cases, {r["case"]: r for r in rows})
         write_json(layout.data_record(archive), record_of(dataset, running.data_inputs))

@@ -6,7 +6,7 @@ from . import layout
 from .chain import NOT_UNDERSTOOD, Evidence
 from .changes import TESTED, content_of, list_digests
 from .checks import read_cases_table
-from .dataset import Case, read_dataset, with_test_lists
+from .dataset import Case, read_dataset, source_of, with_test_lists
 from .errors import UserError
 from .findings import Finding
 from .manifest import leaves_archive
@@ -77,8 +77,9 @@ def _changed_lists(evidence: Evidence, root: str) -> list[Finding]:
         groups = {name: dict(group) for name, group in evidence.json(parts[1])["groups"].items()}
     except NOT_UNDERSTOOD:
         return []  # of another version, or told as configuration that cannot be understood
-    main = str(spec.get("list"))
+    main = "the dataset"
     try:
+        main = str(source_of(spec))
         now = list_digests(with_test_lists(read_dataset(spec, root), {"groups": groups}, root))
     except (*NOT_UNDERSTOOD, OSError) as error:
         return [Finding("data", main, f"the list of cases cannot be read: {error}")]

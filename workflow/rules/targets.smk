@@ -30,6 +30,8 @@ def unmade(folder):
 
 def list_to_be_made(archive, held):
     """The folder of the archive's dataset, if a rule is to make that."""
+    if "list" not in held.spec["dataset"]:
+        return None
     folder = os.path.normpath(os.path.join(held.data_root, os.path.dirname(held.spec["dataset"]["list"])))
     return folder if folder in SYNTHESIZED and unmade(folder) else None
 
