@@ -11,9 +11,10 @@ from typing import IO, Any
 
 import torch
 
+from .clinicadl_weights import to_monai
 from .errors import UserError
 from .files import memory_bytes
-from .run import member_of_checkpoint
+from .run import finished_run, member_of_checkpoint
 from .zips import checked, damaged, zip_member
 
 _PER_TENSOR, _PER_FILE = 4096, 1 << 16
@@ -45,7 +46,7 @@ def load_plain(file: IO[bytes], source: str | PathLike) -> Any:
 
 
 def load_weights(run_zip: str, epoch: int, most: int | None = None) -> dict[str, torch.Tensor]:
-    """The weights of an epoch, keyed ``network.…`` as MAPS has them.
+    """The weights of an epoch by the network's own names with ``network.`` before them.
 
     Parameters
     ----------
@@ -58,7 +59,8 @@ def load_weights(run_zip: str, epoch: int, most: int | None = None) -> dict[str,
     weights = load_plain(io.BytesIO(data), source)
     if not isinstance(weights, dict) or not all(map(_is_weight, weights.items())):
         raise damaged(source, "found something else than tensors by name")
-    return weights
+    network = finished_run(run_zip).get("network")  # a run of before there was a choice of names has none
+    return to_monai(network, weights) if network else weights
 
 
 def _is_weight(item: tuple[Any, Any]) -> bool:
