@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import tempfile
 import traceback
 import warnings
 from pathlib import Path
@@ -34,14 +33,15 @@ let_torchvision_import()
 
 import pandas  # noqa: E402
 from clinicadl.callbacks import ModelCheckpointCallback, TrainingCheckpointCallback  # noqa: E402
-from clinicadl.data.dataloader import DataLoader  # noqa: E402
+from clinicadl.data.dataloader import Batch, DataLoader  # noqa: E402
 from clinicadl.data.datasets import BidsDataset  # noqa: E402
+from clinicadl.data.structures import DataPoint  # noqa: E402
 from clinicadl.io.bids import BidsFileType  # noqa: E402
 from clinicadl.io.maps import Maps  # noqa: E402
 from clinicadl.losses.factory import get_loss_function_from_dict  # noqa: E402
+from clinicadl.metrics import MetricsHandler  # noqa: E402
 from clinicadl.metrics.config import LossMetricConfig  # noqa: E402
 from clinicadl.models import SupervisedModel  # noqa: E402
-from clinicadl.models.factory import get_model_from_json  # noqa: E402
 from clinicadl.networks.factory import get_network_from_dict  # noqa: E402
 from clinicadl.optim import OptimizationConfig  # noqa: E402
 from clinicadl.optim.optimizers.config import AdamConfig  # noqa: E402
@@ -50,6 +50,7 @@ from clinicadl.split import Split  # noqa: E402
 from clinicadl.train import ComputationalConfig, Trainer  # noqa: E402
 from clinicadl.transforms import TransformsHandler  # noqa: E402
 from clinicadl.transforms.config import RandomNoiseConfig  # noqa: E402
+from torchio import ScalarImage  # noqa: E402
 
 # ---- parts, one by one
 
@@ -90,6 +91,9 @@ def optimizer_groups(configs: list[dict]) -> list[dict]:
 
 
 # ---- archives
+
+
+ON_CPU = ComputationalConfig(gpu=False, amp=False, channels_last=False)
 
 
 def opens(archive: str) -> str:
@@ -151,7 +155,9 @@ def tested(
     """
     given = {} if torchscript is None else {"model": around(torch.jit.load(torchscript))}
     trainer = Trainer.from_maps(archive, **given)
-    trainer.test(checkpoint, "again", dataloader=DataLoader(dataset(bids, classes), batch_size=1), metrics=metrics)
+    # One case a batch: ClinicaDL's LossMetric takes the cross entropies of a batch for the channels of one case.
+    loader = DataLoader(dataset(bids, classes), batch_size=1)
+    trainer.test(checkpoint, "again", dataloader=loader, metrics=metrics, computational=ON_CPU)
     split, _, model = checkpoint.partition("_")
     folder = Path(archive, "test/group-again/results", split, model, "metrics")
     tables = {name: pandas.read_csv(folder / f"{name}.tsv", sep="\t") for name in ("details", "aggregated")}
@@ -193,17 +199,17 @@ def new_trainer(maps: str, epochs: int, metrics: tuple[str, ...] = ("loss",), ev
     )
 
 
-def split_of(bids: str, augmentations: tuple = (), index: int = 0) -> Split:
+def split_of(bids: str, augmentations: tuple = (), index: int = 0, batch: int = 1) -> Split:
     cases = dataset(bids, 2, augmentations)
     pairs = sorted(cases.get_participant_session_couples())
     half = len(pairs) // 2
     split = Split(index=index, train_dataset=cases.subset(pairs[:half]), val_dataset=cases.subset(pairs[half:]))
     split.build_train_loader(batch_size=2, shuffle=True)
-    split.build_val_loader(batch_size=1)
+    split.build_val_loader(batch_size=batch)
     return split
 
 
-SEEDED = ComputationalConfig(gpu=False, seed=0, deterministic=True)
+SEEDED = ComputationalConfig(gpu=False, amp=False, channels_last=False, seed=0, deterministic=True)
 
 
 def train(maps: str, bids: str, epochs: int, noise: bool, stop_after: int | None = None, every: int = 1) -> Trainer:
@@ -220,7 +226,7 @@ def train(maps: str, bids: str, epochs: int, noise: bool, stop_after: int | None
 
 
 def stop_silently(trainer: Trainer, after: int) -> None:
-    start_epoch, say = trainer._reset_epoch, trainer._call_event
+    start_epoch = trainer._reset_epoch
 
     def reset_epoch(epoch: int, **more) -> None:
         if epoch > after:
@@ -228,7 +234,7 @@ def stop_silently(trainer: Trainer, after: int) -> None:
             raise Killed
         start_epoch(epoch, **more)
 
-    trainer._reset_epoch, trainer._call_event = reset_epoch, say
+    trainer._reset_epoch = reset_epoch
 
 
 def weights_of(maps: str) -> dict[str, torch.Tensor]:
@@ -278,27 +284,19 @@ def logs_after_a_crash(folder: str, bids: str) -> dict:
     return {"trained": 3, "logged": sorted({line.split("\t")[0] for line in text.splitlines()[1:]})}
 
 
-def two_trainings_in_one_archive(folder: str, bids: str) -> dict:
-    """A second split started while the first is trained: what its reader and its Trainer say."""
-    trainer = new_trainer(folder, 2)
+def while_a_second_split_starts(folder: str, bids: str) -> dict:
+    """What another process sees of an archive between the making of a split's folder and its first files."""
+    trainer = train(folder, bids, 1, False)
     said: dict[str, str] = {}
+    go_on = trainer._train
 
-    def another(epoch: int, **more) -> None:
-        if epoch == 1:
-            said["read"] = opens(folder)
-            try:
-                new_trainer_from(folder).train(split_of(bids, index=1), SEEDED)
-                said["train"] = "ok"
-            except Exception as error:
-                said["train"] = f"{type(error).__name__}: {error}"[:400]
-        start_epoch(epoch, **more)
+    def _train(**given) -> None:
+        said["read"] = opens(folder)
+        go_on(**given)
 
-    start_epoch, trainer._reset_epoch = trainer._reset_epoch, another
-    try:
-        trainer.train(split_of(bids), SEEDED)
-        said["first"] = "ok"
-    except Exception as error:
-        said["first"] = f"{type(error).__name__}: {error}"[:400]
+    trainer._train = _train
+    trainer.train(split_of(bids, index=1), SEEDED)
+    said["afterwards"] = opens(folder)
     return said
 
 
@@ -333,7 +331,8 @@ def tests_of_each_split(folder: str, bids: str) -> dict:
     second.build_val_loader(batch_size=1)
     trainer.train(second, SEEDED)
     try:
-        trainer.test("split-1_final", "outer", dataloader=DataLoader(cases.subset(used), batch_size=1))
+        loader = DataLoader(cases.subset(used), batch_size=1)
+        trainer.test("split-1_final", "outer", dataloader=loader, computational=ON_CPU)
         return {"test": "ok"}
     except Exception as error:
         return {"test": f"{type(error).__name__}: {error}"[:400]}
@@ -358,6 +357,29 @@ def metric_names(folder: str, bids: str, names: list[str]) -> dict:
     return said
 
 
+def validation_in_batches(folder: str, bids: str) -> dict:
+    """Cross entropy, validated two cases at once."""
+    try:
+        new_trainer(folder, 1).train(split_of(bids, batch=2), SEEDED)
+        return {"train": "ok"}
+    except Exception as error:
+        return {"train": f"{type(error).__name__}: {error}"[:400]}
+
+
+def softmax_before_two_metrics(softmax: dict) -> list[float]:
+    """What each of two metrics is given of the output (1, 0), when each asks for a softmax before it."""
+    postprocessing = {"name_": "PostprocessingHandler", "transforms": [softmax]}
+    config = {"name_": "MAEMetric", "pred_key": "output", "label_key": "label", "get_not_nans": False}
+    one = {**config, "postprocessing": postprocessing, "reduction": "mean"}
+    described = {"name_": "MetricsHandler", "metrics": {"first": one, "second": one}, "metrics_on_cpu": True}
+    metrics = MetricsHandler.from_dict(json.loads(json.dumps(described)))
+    metrics.init_metrics(None)
+    of_case = {"image": ScalarImage(tensor=torch.zeros(1, 2, 2, 2)), "participant_id": "sub-1", "session_id": "ses-1"}
+    point = DataPoint(**of_case, output=torch.tensor([1.0, 0.0]), label=torch.tensor([0.0, 1.0]))
+    found = metrics(Batch([point]))
+    return [float(found[name].iloc[0]) for name in ("first", "second")]
+
+
 def answer(request: dict) -> dict:
     try:
         return {"value": globals()[request["do"]](**request["with"])}
@@ -368,7 +390,6 @@ def answer(request: dict) -> dict:
 def main() -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # ClinicaDL prints
     torch.set_num_threads(1)
-    tempfile.tempdir = None
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), file=answers, flush=True)
 
