@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 # The version that was tested; any newer torch that suits your GPU does too: make demo TORCH=torch
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-conda prove lint hippocampus adrenal clean
+.PHONY: demo test test-clinicadl test-conda prove lint hippocampus adrenal clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Armarium needs Python 3.11 or newer; say which: make demo PYTHON=python3.11")'
@@ -33,6 +33,21 @@ test-conda: $(READY)
 prove: $(READY)
 	$(BIN)/python -m pytest -m "" --timeout 3600
 
+# The real ClinicaDL, in an environment of its own: it wants older packages. torchvision's wheel is let in beside a CPU's torch.
+CLINICADL := .venv-clinicadl
+$(CLINICADL)/ready:
+	$(PYTHON) -m venv $(CLINICADL)
+	$(CLINICADL)/bin/python -m pip install --quiet --upgrade pip
+	$(CLINICADL)/bin/python -m pip install --quiet '$(TORCH)'
+	$(CLINICADL)/bin/python -m pip install --quiet --no-deps clinicadl==2.0.0 monai==1.5.0 torchvision==0.28.0
+	$(CLINICADL)/bin/python -m pip install --quiet 'pandas<3' 'scikit-image<0.26' 'torchio>=0.20,<0.21' pydantic==2.12.5 \
+		torchinfo joblib scikit-learn tqdm numpy nibabel
+	touch $@
+
+test-clinicadl: $(READY) $(CLINICADL)/ready
+	CLINICADL_PYTHON=$(abspath $(CLINICADL)/bin/python) $(BIN)/python -m pytest tests/clinicadl \
+		tests/workflow/test_survival.py::test_a_build_killed_at_every_stage_ends_with_the_same_bytes
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,4 +66,4 @@ hippocampus adrenal: $(READY)
 	done
 
 clean:
-	rm -rf $(VENV) .cache .snakemake logs
+	rm -rf $(VENV) $(CLINICADL) .cache .snakemake logs

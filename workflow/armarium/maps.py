@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from . import layout
+from .clinicadl_metrics import LOSS, metrics
+from .clinicadl_model import supervised_model
 from .configure import read_effective, training_settings_of
-from .dataset import REGRESSION, SEGMENTATION
 from .errors import UserError
 from .files import write_json, write_text
 from .run import finished_run
@@ -19,77 +20,6 @@ from .split_files import read_splits
 from .tables import tsv
 
 IDS = ["participant_id", "session_id"]
-LOSS = "loss"
-
-_OVERLAP = {"include_background": False, "get_not_nans": False}
-_METRICS = {
-    "MeanDice": (
-        "DiceMetric",
-        {
-            **_OVERLAP,
-            "include_background": True,
-            "ignore_empty": True,
-            "num_classes": None,
-            "return_with_label": False,
-        },
-    ),
-    "MeanIoUHandler": ("MeanIoU", {**_OVERLAP, "include_background": True, "ignore_empty": True}),
-    "HausdorffDistance": (
-        "HausdorffDistanceMetric",
-        {**_OVERLAP, "distance_metric": "euclidean", "percentile": None, "directed": False},
-    ),
-    "SurfaceDistance": (
-        "SurfaceDistanceMetric",
-        {**_OVERLAP, "symmetric": False, "distance_metric": "euclidean"},
-    ),
-    "MeanSquaredError": ("MSEMetric", {"get_not_nans": False}),
-    "MeanAbsoluteError": ("MAEMetric", {"get_not_nans": False}),
-    "RootMeanSquaredError": ("RMSEMetric", {"get_not_nans": False}),
-    "ConfusionMatrix": (
-        "ConfusionMatrixMetric",
-        {
-            "get_not_nans": False,
-            "metric_name": "hit_rate",
-            "include_background": True,
-            "compute_sample": False,
-        },
-    ),
-    "ROCAUC": ("ROCAUCMetric", {"average": "macro"}),
-    "AveragePrecision": ("AveragePrecisionMetric", {"average": "macro"}),
-}
-"""MONAI's metric handlers to ClinicaDL's metric classes, with the fields of each and MONAI's defaults."""
-
-_WITHOUT_REDUCTION = {"ROCAUCMetric", "AveragePrecisionMetric"}
-_CONFUSION_NAMES = {"Accuracy": "accuracy", "Precision": "precision", "Recall": "recall"}
-"""ignite's metrics that are one of ConfusionMatrixMetric's."""
-
-_CONFUSION_KNOWN = {
-    *("sensitivity", "recall", "hit_rate", "true_positive_rate", "tpr", "specificity", "selectivity", "tnr"),
-    *(
-        "true_negative_rate",
-        "precision",
-        "positive_predictive_value",
-        "ppv",
-        "npv",
-        "miss rate",
-        "fnr",
-        "fpr",
-    ),
-    *(
-        "negative predictive value",
-        "false_negative_rate",
-        "fall out",
-        "false_positive_rate",
-        "fdr",
-        "for",
-        "pt",
-    ),
-    *("false discovery rate", "false_omission_rate", "prevalence_threshold", "threat score", "ts", "csi"),
-    *("critical_success_index", "accuracy", "acc", "balanced accuracy", "ba", "f1 score", "f1", "mcc", "fm"),
-    *("matthews correlation coefficient", "fowlkes mallows index", "informedness", "bookmaker_informedness"),
-    *("bm", "youden_index", "youden", "markedness", "deltap", "mk"),
-}
-"""The spellings that ClinicaDL takes; MONAI takes a few more."""
 
 
 def _json(path: str, value: dict) -> list[str]:
@@ -106,65 +36,36 @@ def _text(path: str, text: str) -> list[str]:
 
 
 def write_model_json(archive: str) -> list[str]:
-    """``model.json``: network, loss, optimizer and schedule as the recipe names them.
+    """``model.json`` (ClinicaDL's ``SupervisedModelConfig``).
 
-    ClinicaDL has no class for MONAI's networks and Dice losses, and its own networks of the same names
-    have other weights. So ``name_`` is one it does not know: it then asks for ``model=`` instead of
-    rebuilding something else.
+    What ClinicaDL has no class for is there as the recipe names it; ClinicaDL then says which part to give it.
     """
-    train = read_effective(archive, "train")
-    parts = {k: train[k] for k in ("loss", "optimizer", "lr_scheduler", "inferer")}
-    return _json(
-        layout.model_json(archive),
-        {
-            "name_": "MonaiModel",
-            "network": train["model"],
-            **parts,
-            "label_key": "label",
-            "weights_prefix": "network.",
-        },
-    )
-
-
-def metric_config(component: dict, task: str = SEGMENTATION) -> dict:
-    """A metric of the recipe as ClinicaDL's ``MetricConfig`` reads it.
-
-    Where ClinicaDL has no class, a ``LossMetric`` whose ``loss_name`` is the metric's class stands in:
-    the reader accepts it, and computing it stops with "there is no such loss" instead of giving the
-    values of another metric. So for the root mean squared error of a regression: ClinicaDL takes the mean of
-    the cases' roots.
-    """
-    name, args = component.get("name", component.get("path", "")), dict(component["args"])
-    if name in _CONFUSION_NAMES:
-        name, args = "ConfusionMatrix", {"metric_name": _CONFUSION_NAMES[name]}
-    kind, defaults = _METRICS.get(name, (None, {}))
-    if kind == "ConfusionMatrixMetric" and str(args.get("metric_name", "hit_rate")) not in _CONFUSION_KNOWN:
-        kind = None
-    if kind is None or (kind == "RMSEMetric" and task == REGRESSION):
-        return _metric("LossMetric", {"loss_name": name})
-    # A case's value is the mean over its classes and the set's over its cases, however the recipe reduces.
-    fields = {k: args.get(k, v) for k, v in defaults.items() if k != "get_not_nans"}
-    fields |= {"get_not_nans": False} if "get_not_nans" in defaults else {}
-    return _metric(kind, fields if kind in _WITHOUT_REDUCTION else {**fields, "reduction": "mean"})
-
-
-def _metric(kind: str, fields: dict) -> dict:
-    keys = {
-        "pred_key": "output",
-        "label_key": "label",
-        "postprocessing": {"name_": "PostprocessingHandler", "transforms": []},
-    }
-    return {"name_": kind, **keys, **fields}
+    return _json(layout.model_json(archive), supervised_model(read_effective(archive, "train"))[0])
 
 
 def write_metrics_json(archive: str) -> list[str]:
     """``metrics.json`` (ClinicaDL's ``MetricsHandlerConfig``): a metric for every column of the tables."""
-    train = read_effective(archive, "train")
-    metrics = {
-        LOSS: _metric("LossMetric", {"loss_name": LOSS}),
-        **{m["label"]: metric_config(m, train["task"]) for m in train["validate"]["metrics"]},
-    }
-    return _json(layout.metrics_json(archive), {"name_": "MetricsHandler", "metrics": metrics, "metrics_on_cpu": True})
+    described = metrics(read_effective(archive, "train"))[0]
+    return _json(
+        layout.metrics_json(archive), {"name_": "MetricsHandler", "metrics": described, "metrics_on_cpu": True}
+    )
+
+
+def not_rebuilt(settings: dict) -> list[str]:
+    """What ClinicaDL cannot rebuild from the archive, each with the reason: lines of a split's ``warning.log``.
+
+    They depend on the recipe alone.
+    """
+    parts, scores = supervised_model(settings)[1], metrics(settings)[1]
+    lines = [f"{part} {reason}" for part, reason in parts.items()]
+    lines += [f"metric {name} is {reason}" for name, reason in scores.items()]
+    if settings["lr_scheduler"]:
+        component = settings["lr_scheduler"]
+        lines.append(
+            f"lr_scheduler {component.get('name') or component['path']} {component['args']}: callbacks.json has none"
+        )
+    lines.append("dataset: dataset.json lists the cases in Armarium's way; give ClinicaDL a dataloader over them")
+    return [f"ClinicaDL 2.0.0 cannot rebuild {line}" for line in lines]
 
 
 def write_callbacks_json(archive: str) -> list[str]:

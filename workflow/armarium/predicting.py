@@ -17,6 +17,7 @@ from monai.transforms import MapTransform
 from . import layout
 from .boundary import check_boundary
 from .cache import prepared_image
+from .clinicadl_weights import to_monai
 from .components import build
 from .dataset import CLASSIFICATION, REGRESSION, SEGMENTATION
 from .errors import UserError
@@ -66,6 +67,7 @@ def load_predictor(archive: str, weights: str, plain: bool, device: str, allow: 
         wrapped = build_network(settings)
     network = wrapped.network if plain else wrapped
     held = weights_in(read_bytes(weights, most_bytes(network)), weights)
+    held = held if plain else to_monai(settings["model"], held)
     give(network, held, weights, "have the file made again")
     return Predictor(settings, _on_device(wrapped.network, device), device, class_names(archive))
 

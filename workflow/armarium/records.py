@@ -12,7 +12,7 @@ from .evaluation import CLASS_SUMMARY, IDS
 from .events import EventFile
 from .files import json_text
 from .history import Progress, peak_memory_mib
-from .maps import computational_json
+from .maps import computational_json, not_rebuilt
 from .progress import event_scalars, mean_loss
 from .run import INFO, TRAINED, epochs_noted, info_text, saved
 from .tables import tsv
@@ -46,7 +46,7 @@ def history_members(progress: Progress, metrics: list[str]) -> dict[str, str]:
 
 
 def log_members(training: SplitTraining) -> dict[str, str]:
-    """Losses and learning rates of every step, warnings, and a summary; no clocks."""
+    """Losses and learning rates of every step, warnings (of what other clients cannot do, too), and a summary; no clocks."""
     progress = training.progress
     losses = [{"epoch": e, "batch": b, "loss": v} for e, b, v in progress.losses]
     groups = [f"group-{i}" for i in range(len(training.optimizer.param_groups))]
@@ -54,7 +54,7 @@ def log_members(training: SplitTraining) -> dict[str, str]:
     return {
         "logs/training_loss.tsv": tsv(["epoch", "batch", "loss"], losses),
         f"logs/learning_rates/{type(training.optimizer).__name__}.tsv": tsv(["epoch", "batch", *groups], rates),
-        "warning.log": "".join(f"{w}\n" for w in progress.warnings),
+        "warning.log": "".join(f"{w}\n" for w in (*progress.warnings, *not_rebuilt(training.settings))),
         "summary.log": _summary(training),
         "computational.json": json_text(
             computational_json(training.settings, training.amp, training.device.type == "cuda")
@@ -95,6 +95,7 @@ def run_description(training: SplitTraining, fingerprint: str) -> dict:
         "validation": len(training.validation),
         "input_shape": list(first.shape),
         "parameters": sum(p.numel() for p in training.network.parameters()),
+        "network": training.settings["model"],
         "metrics": training.scorer.metrics,
         "class_names": {str(k): v for k, v in training.scorer.class_names.items()},
         "device": training.device.type if training.device.type == "cpu" else torch.cuda.get_device_name(),

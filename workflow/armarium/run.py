@@ -97,6 +97,7 @@ _RUN = {
     "parameters": _is_count,
     "stopped_early": lambda v: isinstance(v, bool),
     "device": lambda v: isinstance(v, str),
+    "network": lambda v: isinstance(v, dict) and isinstance(v.get("args"), dict),
 }
 """What the rules need to know of a run, and how it looks."""
 

@@ -19,6 +19,7 @@ from monai.engines import SupervisedTrainer
 from torch.utils.data import DataLoader
 
 from .cache import PreparedCases
+from .clinicadl_weights import to_clinicadl
 from .components import build, build_lr_scheduler, substitute_runtime
 from .dataset import REGRESSION
 from .epochs import EpochOrder, TrainingCases, seed_from
@@ -241,7 +242,7 @@ class SplitTraining:
 
     def _keep_weights(self) -> None:
         weights = {k: v.detach().cpu() for k, v in self.network.state_dict().items()}
-        self.workspace.keep_checkpoint(self.progress.epoch, weights)
+        self.workspace.keep_checkpoint(self.progress.epoch, to_clinicadl(self.settings["model"], weights))
 
     def _log_time(self, epoch: int, trained: float) -> None:
         total = time.perf_counter() - self.epoch_started

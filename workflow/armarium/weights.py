@@ -11,9 +11,10 @@ from typing import IO, Any
 
 import torch
 
+from .clinicadl_weights import to_monai
 from .errors import UserError
 from .files import memory_bytes
-from .run import member_of_checkpoint
+from .run import finished_run, member_of_checkpoint
 from .zips import checked, damaged, zip_member
 
 _PER_TENSOR, _PER_FILE = 4096, 1 << 16
@@ -45,7 +46,7 @@ def load_plain(file: IO[bytes], source: str | PathLike) -> Any:
 
 
 def load_weights(run_zip: str, epoch: int, most: int | None = None) -> dict[str, torch.Tensor]:
-    """The weights of an epoch, keyed ``network.…`` as MAPS has them.
+    """The weights of an epoch by the network's own names with ``network.`` before them.
 
     Parameters
     ----------
@@ -54,7 +55,9 @@ def load_weights(run_zip: str, epoch: int, most: int | None = None) -> dict[str,
     """
     name = member_of_checkpoint(epoch)
     data = zip_member(run_zip, name, memory_bytes() // 2 if most is None else most)
-    return weights_in(data, f"{run_zip}: {name}")
+    weights = weights_in(data, f"{run_zip}: {name}")
+    network = finished_run(run_zip).get("network")  # a run of before there was a choice of names has none
+    return to_monai(network, weights) if network else weights
 
 
 def weights_in(data: bytes, source: str) -> dict[str, torch.Tensor]:
