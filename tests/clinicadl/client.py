@@ -110,13 +110,14 @@ def one_hot(classes: int):
 
 
 def dataset(bids: str, classes: int | None = None, augmentations: tuple = ()) -> BidsDataset:
-    """ClinicaDL's dataset over a folder: labels are one-hot, of the table or of mask files."""
+    """ClinicaDL's dataset over a folder: labels are one-hot, of the table or of mask files; of one class, numbers."""
     masks = None if classes else {"label": BidsFileType(data_type="anat", suffix="mask")}
+    labels = {"label": None if classes == 1 else one_hot(classes)} if classes else None
     return BidsDataset(
         bids,
         BidsFileType(data_type="anat", suffix="T1w"),
         data=pandas.read_csv(Path(bids, "cases.tsv"), sep="\t"),
-        columns={"label": one_hot(classes)} if classes else None,
+        columns=labels,
         masks=masks,
         transforms=TransformsHandler(augmentations=list(augmentations)),
     )

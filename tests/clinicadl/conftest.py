@@ -100,6 +100,14 @@ def foreign_recipe() -> dict:
     return conf
 
 
+def regression_recipe() -> dict:
+    """The regression's recipe, quick, with an optimizer that ClinicaDL has a class for."""
+    conf = recipe_of("regression_small")
+    conf["train"]["optimizer"] = component("Adam", lr="{learning_rate}")
+    conf.update(epochs=2)
+    return conf
+
+
 def write_volumes(folder: Path, count: int = 18, shape: tuple[int, ...] = (18, 16, 20)) -> None:
     """Cases of two classes; class 1 is brighter in the middle."""
     folder.mkdir(parents=True)
@@ -140,6 +148,17 @@ SEGMENTATION = {
     "select": {"best": ["loss", "MeanDice"]},
 }
 
+REGRESSION = {
+    "dataset": {
+        "list": "data/numbers/dataset.json",
+        "task": "regression",
+        "synthesize": {"cases": 8, "test_cases": 3, "shape": [16, 16, 16]},
+    },
+    "splits": {"method": "holdout", "holdout": 3},
+    "test": {"groups": {"held": {"from": "test"}}},
+    "select": {"best": ["loss", "MeanAbsoluteError"]},
+}
+
 
 def build(folder: Path, recipe: dict, section: dict) -> Project:
     project = Project.fresh(folder)
@@ -159,6 +178,11 @@ def classified(client, tmp_path_factory) -> Project:
 @pytest.fixture(scope="session")
 def segmented(client, tmp_path_factory) -> Project:
     return build(tmp_path_factory.mktemp("segmented"), segmentation_recipe(), SEGMENTATION)
+
+
+@pytest.fixture(scope="session")
+def regressed(client, tmp_path_factory) -> Project:
+    return build(tmp_path_factory.mktemp("regressed"), regression_recipe(), REGRESSION)
 
 
 @pytest.fixture(scope="session")

@@ -11,19 +11,19 @@ import pytest
 
 from .conftest import REPO, group_of, read_tsv, write_bids
 
+IDS = ("participant_id", "session_id")
 CHECKER = REPO.parent / "shared/conformance/check_maps.py"
 
 
 def compared(ours: list[dict], theirs: list[dict]) -> dict[str, float]:
     """Largest difference by metric over the cases where our table has a value; both must have the same cases."""
-    ids = ("participant_id", "session_id")
-    by_case = {tuple(row[c] for c in ids): row for row in theirs} if ids[0] in ours[0] else {(): theirs[0]}
-    rows = {tuple(row[c] for c in ids if c in row): row for row in ours}
+    by_case = {tuple(row[c] for c in IDS): row for row in theirs} if IDS[0] in ours[0] else {(): theirs[0]}
+    rows = {tuple(row[c] for c in IDS if c in row): row for row in ours}
     assert rows.keys() == by_case.keys()
     differences: dict[str, float] = {}
     for case, row in rows.items():
         for name, text in row.items():
-            if name in ids or text in ("", "n/a", "nan"):
+            if name in IDS or text in ("", "n/a", "nan"):
                 continue
             difference = abs(float(text) - by_case[case][name])
             assert not math.isnan(difference)
@@ -56,6 +56,20 @@ def test_it_rebuilds_a_segmentation_and_gets_its_scores(client, segmented, copie
     off = scored_alike(client, segmented, archive, tmp_path, "split-0_best-loss", None)
     assert set(off["details"]) == set(off["aggregated"]) == {"loss", "MeanDice", "MeanIoUHandler"}
     assert max(max(o.values()) for o in off.values()) <= 1e-5, off
+
+
+def test_it_rebuilds_a_regression_and_gets_its_scores(client, regressed, copied, tmp_path):
+    archive = copied(regressed)
+    found = client.ask("rebuilt", archive=archive)
+    assert (found["network"], found["loss"]) == ("clinicadl.networks.nn.densenet.DenseNet", "MSELoss")
+    bids = write_bids(regressed, tmp_path / "bids", group_of(regressed, "held"))
+    mine = ["loss", "MeanAbsoluteError", "MeanSquaredError"]
+    theirs = client.ask("tested", archive=archive, bids=bids, checkpoint="split-0_best-loss", classes=1, metrics=mine)
+    tables = regressed.archive / "test/group-held/results/split-0/best-loss/metrics"
+    for name in ("details", "aggregated"):
+        ours = [{k: v for k, v in row.items() if k in (*mine, *IDS)} for row in read_tsv(tables / f"{name}.tsv")]
+        off = compared(ours, theirs[name])
+        assert set(off) == set(mine) and max(off.values()) <= 1e-5, off
 
 
 def test_what_it_has_no_class_for_is_named_and_taken_from_the_caller(client, foreign, copied, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from .clinicadl_model import Inexpressible
+from .dataset import CLASSIFICATION, REGRESSION
 
 LOSS = "loss"
 NOT_SPATIAL = {
@@ -24,6 +25,7 @@ _BY_CASE = {
     "MeanIoUHandler": ("MeanIoU", _OVERLAP),
 }
 _OF_RANKS = {"ROCAUC": "ROCAUCMetric", "AveragePrecision": "AveragePrecisionMetric"}
+_OF_NUMBERS = {"MeanSquaredError": "MSEMetric", "MeanAbsoluteError": "MAEMetric"}
 _REDUCED = {"get_not_nans": False, "reduction": "mean"}
 _REDUCTIONS = ("mean", "mean_batch", "mean_channel", "none", None)
 
@@ -73,14 +75,26 @@ def outputs_of(model: dict) -> int | None:
 def _described(component: dict, settings: dict, first: bool) -> dict:
     name = component.get("name")
     softmax, argmax = _post_transforms(settings["validate"]["post_transforms"])
+    if settings["task"] == REGRESSION:
+        return _of_regression(name, component["args"], softmax or argmax)
     outputs = outputs_of(settings["model"])
     if outputs is None:
         raise Inexpressible("the network's arguments do not say how many outputs it has")
     soft = [_SOFTMAX] if softmax else []
     hard = [*soft, _as_discrete(argmax=True), _as_discrete(to_onehot=outputs)]
-    if settings["task"] == "classification":
+    if settings["task"] == CLASSIFICATION:
         return _of_classification(name, component["args"], outputs, (soft, hard), first, argmax)
     return _of_segmentation(name, component["args"], settings, hard, argmax)
+
+
+def _of_regression(name, args: dict, of_classes: bool) -> dict:
+    if name == "RootMeanSquaredError":
+        raise Inexpressible("ClinicaDL takes the mean of the cases' roots")
+    if name not in _OF_NUMBERS or of_classes:
+        raise Inexpressible("ClinicaDL has no class that gives the same value")
+    if args.keys() - {"reduction"} or args.get("reduction") not in _REDUCTIONS:
+        raise Inexpressible(f"arguments {args} are more than ClinicaDL's")
+    return _metric(_OF_NUMBERS[name], [], _REDUCED)
 
 
 def _of_classification(name, args: dict, outputs: int, post: tuple[list, list], first: bool, argmax: bool) -> dict:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .dataset import CLASSIFICATION, REGRESSION
+
 PARTS = ("network", "loss", "optimizer", "inferer")
 FOREIGN = "NotInClinicaDL"
 """What stands for the class of a part that ClinicaDL has none for: it then says which part it cannot read."""
@@ -255,6 +257,7 @@ LOSSES = {
     "HuberLoss": {"reduction": "mean", "delta": 1.0},
     "SmoothL1Loss": {"reduction": "mean", "beta": 1.0},
 }
+_OF_NUMBERS = ("MSELoss", "L1Loss", "HuberLoss", "SmoothL1Loss")
 _FREE = {"label_smoothing", "delta", "beta"}
 """Arguments of a loss that may have any value: class weights would weigh one-hot labels otherwise than class numbers."""
 
@@ -296,7 +299,10 @@ def _loss(settings: dict) -> dict:
     name, given = _named(settings["loss"], LOSSES)
     found = _arguments(given, **LOSSES[name])
     _only(found, **{k: v for k, v in LOSSES[name].items() if k not in _FREE})
-    if settings["task"] == "classification":
+    if settings["task"] == REGRESSION:
+        if name not in _OF_NUMBERS:
+            raise Inexpressible("it is not a regression's")
+    elif settings["task"] == CLASSIFICATION:
         if name != "CrossEntropyLoss":
             raise Inexpressible("with one-hot labels, as ClinicaDL needs them, it is another loss")
     elif not all(_is_one_hot(section["pre_transforms"]) for section in (settings, settings["validate"])):

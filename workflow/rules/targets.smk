@@ -71,10 +71,9 @@ def environment_files(archive):
 
     So an archive that was trained in conda keeps them wherever it is worked on, and nothing else is asked of it.
     """
-    split = configured(archive).spec["publish"]
-    run = run_info(layout.run_zip(archive, split))
-    current = run is not None and run.get("fingerprint") == configured(archive).fingerprint("training", split)
-    frozen = frozen_names(layout.run_zip(archive, split)) if current else []
+    held = configured(archive)
+    run = told(standing, held, "training", str(held.spec["publish"]))
+    frozen = frozen_names(run.path) if run.current or run.kept else []
     return [layout.environment_file(archive, name) for name in frozen or names_here(USES_CONDA)]
 
 
