@@ -199,6 +199,11 @@ def test_a_signed_error_needs_a_mode():
     assert settings(recipe({**signed, "mode": "max"}))["validate"]["metrics"][0]["mode"] == "max"
 
 
+def checked(given: dict, input_shape: list[int]) -> None:
+    """As the step check-recipe does."""
+    check_regression(given, check_components(given, {}), input_shape)
+
+
 WRONG_NETWORKS = [
     component(
         "DenseNet", spatial_dims=2, in_channels=1, out_channels=2, init_features=2, growth_rate=2, block_config=[1]
@@ -217,17 +222,33 @@ def test_a_network_of_other_than_one_output_is_refused_before_training(model):
     with pytest.raises(
         UserError, match=r"train.model: gives \[1, .*\] for 1 image, wanted \[1, 1\]: one number a case"
     ):
-        check_regression(check_components(given, {}), shape)
+        checked(given, shape)
 
 
 def test_a_network_of_one_output_passes_whatever_grid_it_takes():
-    check_regression(check_components(regression(), {}), [1, 1, 64, 64])
+    checked(regression(), [1, 1, 64, 64])
     conf = recipe()
     args = {"in_shape": [1, 20, 24], "out_shape": [1], "channels": [2, 4], "strides": [2, 2]}
     conf["train"]["model"] = component("Regressor", **args)
     assert bundle_metadata.spatial_shape(regression(conf)) == [20, 24]
-    check_regression(check_components(regression(conf), {}), [1, 1, 20, 24])
-    check_regression(check_components(regression(conf), {}), [1, 1, 64, 64])  # left to training
+    checked(regression(conf), [1, 1, 20, 24])
+    checked(regression(conf), [1, 1, 64, 64])  # left to training
+
+
+@pytest.mark.parametrize("name", ["ROCAUC", "ConfusionMatrix", "Accuracy", "MeanDice"])
+def test_a_metric_of_classes_is_refused_before_training(name):
+    with pytest.raises(UserError, match=f"metric {name}(: is of classes|, on one number a case)"):
+        checked(regression(recipe(component(name))), [1, 1, 64, 64])
+
+
+@pytest.mark.parametrize(
+    "loss", [component("CrossEntropyLoss"), component("DiceLoss"), component("MSELoss", reduction="none")]
+)
+def test_a_loss_that_is_none_of_numbers_is_refused_before_training(loss):
+    conf = recipe()
+    conf["train"]["loss"] = loss
+    with pytest.raises(UserError, match="train.loss"):
+        checked(regression(conf), [1, 1, 64, 64])
 
 
 # ---- training and scores

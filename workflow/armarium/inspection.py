@@ -9,10 +9,10 @@ import torch
 from .components import build, build_lr_scheduler, substitute_runtime
 from .dataset import REGRESSION
 from .errors import UserError
-from .evaluation import POST_OURS, Score
+from .evaluation import POST_OURS, SET_METRICS, Score
 from .export import first_output
 from .network import build_network, make_deterministic, one_number_a_case
-from .transforms import build_transforms, split_at_first_random
+from .transforms import build_transforms, components_at_work, split_at_first_random
 
 
 def check_components(settings: dict, class_names: dict[int, str]) -> torch.nn.Module:
@@ -72,14 +72,13 @@ def _check_outputs(settings: dict, class_names: dict[int, str]) -> None:
             )
 
 
-def check_regression(network: torch.nn.Module, input_shape: list[int]) -> None:
-    """Refuse a network that gives other than one number a case.
-
-    Computes shapes only (torch's meta device). A network that does not take such an input is left to training, which
-    knows the images' grid and refuses it with its first batch.
+def check_regression(settings: dict, network: torch.nn.Module, input_shape: list[int]) -> None:
+    """Refuse a recipe whose network gives other than one number a case, or whose loss or metrics take no such numbers.
 
     Parameters
     ----------
+    settings:
+        The effective training configuration.
     network:
         The recipe's.
     input_shape:
@@ -88,7 +87,44 @@ def check_regression(network: torch.nn.Module, input_shape: list[int]) -> None:
     Raises
     ------
     UserError
-        If its output has another shape.
+        For the first of them.
+    """
+    _check_one_output(network, input_shape)
+    targets = torch.tensor([[0.5], [1.0], [2.5]])
+    with components_at_work("train.loss, on one number a case"):
+        _check_loss(build("loss", settings["loss"], settings["allow"]), targets)
+    for metric in settings["validate"]["metrics"]:
+        _check_metric(Score(metric, settings["allow"]), targets.double())
+
+
+def _check_loss(loss: torch.nn.Module, targets: torch.Tensor) -> None:
+    """Refuse a loss that is none of numbers: those of classes take them too, and then train to nothing."""
+    least, *others = (loss(targets + error, targets) for error in (0.0, -0.5, 0.5))
+    if least.shape != ():
+        raise UserError(f"train.loss: gives {list(least.shape)} for a batch, wanted one value; set reduction to mean")
+    if not all(least < other for other in others):
+        raise UserError(
+            f"train.loss: {type(loss).__name__} is not smallest where the network gives the targets; a regression "
+            "takes MSELoss, L1Loss, SmoothL1Loss, HuberLoss or the like"
+        )
+
+
+def _check_metric(score: Score, targets: torch.Tensor) -> None:
+    if type(score.function).__name__ in SET_METRICS:
+        raise UserError(
+            f"metric {score.label}: is of classes; a regression takes MeanAbsoluteError, MeanSquaredError, R2Score or the like"
+        )
+    with components_at_work(f"metric {score.label}, on one number a case"):
+        for target in targets:
+            score.add(target[None] + 0.5, target[None], target[None], ())
+    score.of_set()
+
+
+def _check_one_output(network: torch.nn.Module, input_shape: list[int]) -> None:
+    """By shapes alone (torch's meta device).
+
+    A network that does not take such an input is left to training, which knows the images' grid and refuses it with its
+    first batch.
     """
     shadow = copy.deepcopy(network).to("meta").eval()
     try:

@@ -264,7 +264,7 @@ def check_recipe(archive: str) -> None:
         settings = recipe_of(archive)
         network = check_components(settings, class_names(archive))
         if settings["task"] == REGRESSION:
-            check_regression(network, input_shape(archive))
+            check_regression(settings, network, input_shape(archive))
         write_bytes(outputs[0], f"{network!r}\n".encode())
         write_bytes(outputs[1], layer_table(network).encode())
 
