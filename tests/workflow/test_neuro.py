@@ -39,12 +39,12 @@ def test_ids_of_the_tree_flow_into_every_table(built_bids):
     archive = built_bids.archive
     assert ids_of(archive / "data/cases.tsv") == {*of(TRAINED), *of(HELD), *SITE}
     assert ids_of(archive / "training/data/data.tsv") == of(TRAINED)
-    sides = [ids_of(archive / f"training/data/split-0/{side}.tsv") for side in ("train", "validation")]
+    sides = [ids_of(archive / f"training/data/{side}/split-0/data.tsv") for side in ("train", "validation")]
     assert sides[0] | sides[1] == of(TRAINED) and not {p for p, _ in sides[0]} & {p for p, _ in sides[1]}
     for group, wanted in {"held": of(HELD), "site": {*SITE}}.items():
         assert ids_of(archive / f"test/group-{group}/data.tsv") == wanted
         results = archive / f"test/group-{group}/results/split-0"
-        assert {frozenset(ids_of(p)) for p in results.rglob("details.tsv")} == {frozenset(wanted)}
+        assert {frozenset(ids_of(p)) for p in results.rglob("*details.tsv")} == {frozenset(wanted)}
 
 
 def test_nothing_is_left_to_do(built_bids):
