@@ -27,7 +27,7 @@ from armarium.provenance import read_sidecar, step
 from armarium.run import INFO, finished_run, member_of_checkpoint, weights_of
 from armarium.synthesize import synthesize_dataset
 from armarium.verify import verify
-from armarium.zips import write_zip
+from armarium.zips import write_zip, zip_member
 from click.testing import CliRunner
 from tiny import REPO, configured, section, write_recipe
 
@@ -36,11 +36,18 @@ SECTION = section(test={"groups": {"held": {"from": "test"}}})
 WEIGHTS, SEGMENTATION = "training/split-0/models/final/model.pt", "eval/case_005/case_005_seg.nii.gz"
 
 
+LAST = {"epoch": 2, "value": 0.5}
+
+
+def read_json_member(path: str) -> dict:
+    return json.loads(zip_member(path, INFO))
+
+
 def weights_in(split: str, epoch: int, note: str = "", **_) -> str:
     return f"weights {split} {epoch}{note}"
 
 
-def write_run(archive: str, split: str, **other: str) -> None:
+def write_run(archive: str, split: str, **other) -> None:
     """What training leaves, but with a few bytes for weights."""
     best = {name: {"epoch": epoch, "value": 0.5} for epoch, name in enumerate(("loss", "MeanDice"), 1)}
     info = {
@@ -498,6 +505,18 @@ def test_products_of_another_training_are_told(archive):
     assert {f.path: f.kind for f in report.wrong} == dict.fromkeys(
         ("training/split-1/exports.zip", "test/evaluations/held_split-1.zip"), "other run"
     )
+
+
+def test_checkpoints_that_were_selected_since_are_told(archive):
+    part = read_effective(archive, "select")
+    write_json(layout.effective(archive, "select"), {"checkpoints": [*part["checkpoints"], "epoch-1"]})
+    info = read_json_member(layout.run_zip(archive, "1"))
+    write_run(archive, "1", checkpoints={"2": info["checkpoints"]["2"]}, best=dict.fromkeys(info["best"], LAST))
+    manifest_anew(archive)
+    told = {f.path: f.note for f in verify(archive, ".").of("other configuration")}
+    assert told["training/split-1/run.zip"] == "which does not select epoch 1"
+    assert told["training/split-0/exports.zip"].startswith("of the checkpoints best-")
+    assert "test/evaluations/held_split-0.zip" in told and "eval/evaluation.zip" not in told
 
 
 def test_tests_on_a_group_that_the_configuration_dropped_are_told(archive):

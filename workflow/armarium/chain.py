@@ -16,13 +16,13 @@ from typing import Any
 
 from . import layout
 from .adoption import is_fingerprinted
-from .configure import DEPENDS_ON, fingerprint_on_disk, published_checkpoint
+from .configure import DEPENDS_ON, epochs_listed, fingerprint_on_disk, published_checkpoint
 from .errors import UserError
 from .files import read_json
 from .findings import Finding
 from .parts import same_where_both
 from .provenance import DATA, OUTSIDE, extended_by
-from .run import epoch_of, member_of_checkpoint, run_info, weights_of
+from .run import epoch_of, lacking, member_of_checkpoint, run_info, weights_of
 from .scan import Scan
 from .zips import opened
 
@@ -132,6 +132,7 @@ def other_origins(evidence: Evidence) -> Iterator[Finding]:
     for k in evidence.splits():
         run = layout.run_zip(archive, k)
         yield from _origin(evidence, run, "training", k)
+        yield from _without_epochs(evidence, run, chosen)
         yield from _origin(evidence, layout.exports_zip(archive, k), "export", k, run=run, of=exported)
         yield from _tested(evidence, k, groups, chosen)
     run = layout.run_zip(archive, publish)
@@ -141,6 +142,16 @@ def other_origins(evidence: Evidence) -> Iterator[Finding]:
 def _selected(test: dict, select: dict, train: dict, publish: dict) -> tuple[list[str], list[str], str, int]:
     """Test groups, selected checkpoints, the published checkpoint and split."""
     return list(test["groups"]), list(map(str, select["checkpoints"])), published_checkpoint(train), publish["publish"]
+
+
+def _without_epochs(evidence: Evidence, run: str, chosen: list[str]) -> Iterator[Finding]:
+    """Selected epochs that a run reached and does not hold."""
+    try:
+        missing = lacking(evidence.held_by(run), epochs_listed(chosen))
+    except NOT_UNDERSTOOD:
+        return  # told as of another configuration, or as damaged
+    if missing:
+        yield Finding("other configuration", evidence.inside(run), f"which does not select epoch {missing[0]}")
 
 
 def _tested(evidence: Evidence, split: int, groups: list[str], chosen: list[str]) -> Iterator[Finding]:
