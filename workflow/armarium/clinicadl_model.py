@@ -249,13 +249,11 @@ NETWORKS: dict[str, Callable[[dict], dict]] = {
 
 LOSSES = {
     "CrossEntropyLoss": {"weight": None, "ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0},
-    "BCEWithLogitsLoss": {"weight": None, "reduction": "mean", "pos_weight": None},
     "MSELoss": {"reduction": "mean"},
     "L1Loss": {"reduction": "mean"},
-    "HuberLoss": {"reduction": "mean", "delta": 1.0},
     "SmoothL1Loss": {"reduction": "mean", "beta": 1.0},
 }
-_FREE = {"label_smoothing", "delta", "beta"}
+_FREE = {"label_smoothing", "beta"}
 """Arguments of a loss that may have any value: class weights would weigh one-hot labels otherwise than class numbers."""
 
 _SWITCHES = {"foreach": None, "maximize": False, "differentiable": False}
@@ -296,10 +294,12 @@ def _loss(settings: dict) -> dict:
     name, given = _named(settings["loss"], LOSSES)
     found = _arguments(given, **LOSSES[name])
     _only(found, **{k: v for k, v in LOSSES[name].items() if k not in _FREE})
-    if settings["task"] == "classification":
-        if name != "CrossEntropyLoss":
-            raise Inexpressible("with one-hot labels, as ClinicaDL needs them, it is another loss")
-    elif not all(_is_one_hot(section["pre_transforms"]) for section in (settings, settings["validate"])):
+    of_classes = (
+        name == "CrossEntropyLoss"
+    )  # label volumes are whole numbers here, of which torch takes no cross entropy
+    if of_classes != (settings["task"] == "classification"):
+        raise Inexpressible(f"for a {settings['task']}, the two need other labels")
+    if not of_classes and not all(_is_one_hot(s["pre_transforms"]) for s in (settings, settings["validate"])):
         raise Inexpressible("ClinicaDL needs one-hot label volumes: AsDiscreted of the label with to_onehot")
     return {"name_": name, **found}
 
