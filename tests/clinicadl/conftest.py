@@ -80,7 +80,7 @@ def segmentation_recipe() -> dict:
         **{"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [6], "strides": [1]},
         **{"inter_channels": [6, 6], "inter_dilations": [2, 4], "num_inter_units": 0},
     )
-    conf["train"]["loss"] = component("CrossEntropyLoss")
+    conf["train"]["loss"] = component("MSELoss")
     conf["train"]["optimizer"] = component("Adam", lr="{learning_rate}")
     kept = {"LoadImaged", "EnsureChannelFirstd", "NormalizeIntensityd"}
     one_hot = component("AsDiscreted", keys="label", to_onehot=2)

@@ -81,7 +81,6 @@ def test_a_network_gives_the_same_outputs_with_the_renamed_weights(client, tmp_p
 
 LOSS_ARGS = {
     "CrossEntropyLoss": {"label_smoothing": 0.1},
-    "HuberLoss": {"delta": 0.4},
     "SmoothL1Loss": {"beta": 0.3},
 }
 
@@ -101,17 +100,16 @@ def test_a_loss_gives_the_same_value_with_one_hot_labels(client, tmp_path):
     classes, mask = torch.tensor([0, 1, 1, 0, 1]), (torch.rand(3, 4, 4, 4, generator=generator) > 0.5).long()
     by_class, by_voxel = (torch.nn.functional.one_hot(x, 2).float() for x in (classes, mask))
     by_voxel = by_voxel.movedim(-1, 1).contiguous()
-    tasks = {"classification": (output, classes, by_class), "segmentation": (volume, by_voxel, by_voxel)}
+    tasks = {"classification": (output, classes, by_class), "segmentation": (volume, by_voxel.byte(), by_voxel)}
     cases = []
     for name in LOSSES:
         for args in ({}, LOSS_ARGS.get(name, {})):
             for task, (given, ours, one_hot) in tasks.items():
                 loss = component(name, **args)
                 described, reasons = supervised_model(settings_for(task, loss, component("Adam")))
-                if name != "CrossEntropyLoss" and task == "classification":
-                    assert "loss" in reasons
+                assert ("loss" in reasons) == ((name == "CrossEntropyLoss") != (task == "classification"))
+                if reasons:
                     continue
-                assert not reasons
                 value = build("loss", loss)(given, ours)
                 cases.append({"config": described["loss"], "output": given, "label": one_hot, "value": value})
     torch.save(cases, tmp_path / "cases.pt")

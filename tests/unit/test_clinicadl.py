@@ -164,7 +164,7 @@ def test_a_weighted_loss_would_weigh_one_hot_labels_otherwise():
 
 
 def test_segmentation_needs_one_hot_labels():
-    conf_loss = {"loss": component("CrossEntropyLoss"), "model": component("AutoEncoder", **CHAIN)}
+    conf_loss = {"loss": component("MSELoss"), "model": component("AutoEncoder", **CHAIN)}
     assert "one-hot label volumes" in supervised_model(settings(**conf_loss))[1]["loss"]
 
 

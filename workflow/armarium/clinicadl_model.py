@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .dataset import CLASSIFICATION, REGRESSION
+from .dataset import CLASSIFICATION, SEGMENTATION
 
 PARTS = ("network", "loss", "optimizer", "inferer")
 FOREIGN = "NotInClinicaDL"
@@ -251,14 +251,11 @@ NETWORKS: dict[str, Callable[[dict], dict]] = {
 
 LOSSES = {
     "CrossEntropyLoss": {"weight": None, "ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0},
-    "BCEWithLogitsLoss": {"weight": None, "reduction": "mean", "pos_weight": None},
     "MSELoss": {"reduction": "mean"},
     "L1Loss": {"reduction": "mean"},
-    "HuberLoss": {"reduction": "mean", "delta": 1.0},
     "SmoothL1Loss": {"reduction": "mean", "beta": 1.0},
 }
-_OF_NUMBERS = ("MSELoss", "L1Loss", "HuberLoss", "SmoothL1Loss")
-_FREE = {"label_smoothing", "delta", "beta"}
+_FREE = {"label_smoothing", "beta"}
 """Arguments of a loss that may have any value: class weights would weigh one-hot labels otherwise than class numbers."""
 
 _SWITCHES = {"foreach": None, "maximize": False, "differentiable": False}
@@ -299,13 +296,12 @@ def _loss(settings: dict) -> dict:
     name, given = _named(settings["loss"], LOSSES)
     found = _arguments(given, **LOSSES[name])
     _only(found, **{k: v for k, v in LOSSES[name].items() if k not in _FREE})
-    if settings["task"] == REGRESSION:
-        if name not in _OF_NUMBERS:
-            raise Inexpressible("it is not a regression's")
-    elif settings["task"] == CLASSIFICATION:
-        if name != "CrossEntropyLoss":
-            raise Inexpressible("with one-hot labels, as ClinicaDL needs them, it is another loss")
-    elif not all(_is_one_hot(section["pre_transforms"]) for section in (settings, settings["validate"])):
+    # Label volumes are whole numbers here, of which torch takes no cross entropy.
+    of_classes, task = name == "CrossEntropyLoss", settings["task"]
+    if of_classes != (task == CLASSIFICATION):
+        raise Inexpressible(f"for a {task}, the two need other labels")
+    sections = (settings, settings["validate"])
+    if task == SEGMENTATION and not all(_is_one_hot(section["pre_transforms"]) for section in sections):
         raise Inexpressible("ClinicaDL needs one-hot label volumes: AsDiscreted of the label with to_onehot")
     return {"name_": name, **found}
 
