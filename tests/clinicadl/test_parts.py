@@ -100,7 +100,12 @@ def test_a_loss_gives_the_same_value_with_one_hot_labels(client, tmp_path):
     classes, mask = torch.tensor([0, 1, 1, 0, 1]), (torch.rand(3, 4, 4, 4, generator=generator) > 0.5).long()
     by_class, by_voxel = (torch.nn.functional.one_hot(x, 2).float() for x in (classes, mask))
     by_voxel = by_voxel.movedim(-1, 1).contiguous()
-    tasks = {"classification": (output, classes, by_class), "segmentation": (volume, by_voxel.byte(), by_voxel)}
+    numbers = torch.randn(5, 1, generator=generator)
+    tasks = {
+        "classification": (output, classes, by_class),
+        "segmentation": (volume, by_voxel.byte(), by_voxel),
+        "regression": (output[:, :1], numbers, numbers),
+    }
     cases = []
     for name in LOSSES:
         for args in ({}, LOSS_ARGS.get(name, {})):

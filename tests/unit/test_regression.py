@@ -12,9 +12,10 @@ import nibabel
 import numpy
 import pytest
 import torch
-from armarium import bundle, bundle_metadata, layout, maps
+from armarium import bundle, bundle_metadata, layout
 from armarium.apps import evaluate
 from armarium.checks import check_dataset
+from armarium.clinicadl_metrics import metrics
 from armarium.components import MODULES
 from armarium.dataset import read_dataset
 from armarium.errors import Problems, UserError
@@ -346,9 +347,10 @@ def fresh_monai():
 
 
 def test_metrics_that_clinicadl_has_are_its_classes_and_others_stand_ins():
-    found = [maps.metric_config(c, "regression") for c in ERRORS]
-    assert [f["name_"] for f in found] == ["MAEMetric", "MSEMetric", "LossMetric", "LossMetric"]
-    assert [f.get("loss_name") for f in found[2:]] == ["RootMeanSquaredError", "R2Score"]
+    described, reasons = metrics(regression(recipe(*ERRORS)))
+    assert [f["name_"] for f in list(described.values())[1:3]] == ["MAEMetric", "MSEMetric"]
+    assert reasons.keys() == {"RootMeanSquaredError", "R2Score"} and "cases' roots" in reasons["RootMeanSquaredError"]
+    assert described["R2Score"]["pred_key"].startswith("R2Score, which is not ClinicaDL's to compute")
 
 
 def make_regression(folder: Path, *metrics: dict) -> str:

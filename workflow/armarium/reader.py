@@ -424,15 +424,16 @@ class ExecDir(Folder):
 
 
 class EnvDir(Folder):
-    """The environment that trained; the ``.yml`` files only where it was conda's."""
+    """The environment that trained; the ``.yml`` files and ``explicit.txt`` only where it was conda's."""
 
     environment_txt: Path
     host_json: Path
     environment_yml: Path
     environment_portable_yml: Path
+    explicit_txt: Path
 
     def __init__(self, archive: str):
-        files = layout.environment_files(archive, conda=True)
+        files = layout.environment_files(archive, (*layout.ENVIRONMENT, *layout.CONDA_ENVIRONMENT))
         super().__init__(os.path.dirname(files[0]), files)
 
 
