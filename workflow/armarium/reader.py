@@ -465,12 +465,14 @@ class EvalDir(Folder):
     val_mean_dice_raw_csv: Path
     val_mean_dice_summary_csv: Path
     probabilities_tsv: Path
+    predictions_tsv: Path
 
     def __init__(self, archive: str):
         tables = [
             layout.eval_metrics_csv(archive),
             *layout.eval_dice_tables(archive),
             layout.eval_probabilities(archive),
+            layout.eval_predictions(archive),
         ]
         super().__init__(os.path.dirname(tables[0]), [layout.eval_zip(archive), *tables])
         self._archive = archive
@@ -503,7 +505,9 @@ class EffectiveDir(Folder):
     split_json: Path
     train_json: Path
     execution_json: Path
-    evaluate_json: Path
+    select_json: Path
+    test_json: Path
+    predict_json: Path
     export_json: Path
     publish_json: Path
     files_json: Path
@@ -517,6 +521,7 @@ class ConfigDir(Folder):
     """The archive's own configuration: MMAR's files, and what the steps read."""
 
     archive_json: Path
+    data_json: Path
     environment_json: Path
     config_train_json: Path
     config_finetune_json: Path
@@ -525,7 +530,7 @@ class ConfigDir(Folder):
     config_validation_ckpt_json: Path
 
     def __init__(self, archive: str):
-        files = [layout.archive_json(archive), layout.environment_json(archive)]
+        files = [layout.archive_json(archive), layout.data_record(archive), layout.environment_json(archive)]
         files += [layout.mmar_config(archive, name) for name in layout.MMAR_CONFIGS]
         super().__init__(os.path.dirname(files[0]), files)
         self.effective = EffectiveDir(archive)
