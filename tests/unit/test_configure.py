@@ -10,7 +10,9 @@ import nibabel
 import numpy
 import pytest
 from armarium import layout, steps
+from armarium.bundle import inference_config
 from armarium.configure import DEPENDS_ON, Globals, configure, fingerprint_on_disk, read_effective
+from armarium.contents import contents_of
 from armarium.errors import UserError
 from armarium.synthesize import synthesize_dataset
 from tiny import component, configured, recipe, section, write_recipe
@@ -328,7 +330,10 @@ def test_in_which_order_given_splits_name_cases_means_nothing(folder):
 
 def test_a_given_split_that_is_added_changes_no_other(folder):
     path = folder / "splits.json"
-    sides = [{"train": ["a", "b"], "validation": ["c"], "test": ["d"]}, {"train": ["c"], "validation": ["a"]}]
+    sides = [
+        {"train": ["a", "b"], "validation": ["c"], "test": ["d"]},
+        {"train": ["c"], "validation": ["a"], "test": ["d"]},
+    ]
     path.write_text(json.dumps(sides[:1]))
     first = configured(folder, splits=str(path))
     path.write_text(json.dumps(sides))
@@ -341,6 +346,66 @@ def test_a_given_split_that_is_added_changes_no_other(folder):
         "evaluation",
         "published evaluation",
     }
+
+
+def nested(*tests: list[str]) -> list[dict]:
+    return [{"train": ["a"], "validation": ["b"], "test": test} for test in tests]
+
+
+def given(folder: Path, splits: list[dict], **changes):
+    path = folder / "splits.json"
+    path.write_text(json.dumps(splits))
+    return configured(folder, section(**changes), splits=str(path))
+
+
+def test_test_lists_that_differ_are_groups_of_their_own_splits(folder):
+    found = given(folder, [*nested(["c"], ["d"]), {"train": ["a"], "validation": ["b"]}], test={"groups": HELD})
+    assert found.groups == ["held", "test_0", "test_1"] and found.own_groups == {"test_0": 0, "test_1": 1}
+    assert [found.groups_of(k) for k in range(3)] == [["held", "test_0"], ["held", "test_1"], ["held"]]
+    assert [found.splits_of(g) for g in found.groups] == [[0, 1, 2], [0], [1]]
+    archive = str(folder / "archives/a")
+    held = contents_of(archive)
+    assert held.groups == found.groups and held.own_groups == found.own_groups
+    assert inference_key(archive) == "test"
+    assert given(folder, nested(["./c", "d"], [{"image": "d"}, "c"])).groups == ["test"]
+
+
+def test_a_split_with_test_cases_of_its_own_that_is_added_changes_no_other(folder):
+    first = given(folder, nested(["c"], ["d"]))
+    more = given(folder, nested(["c"], ["d"], ["e"]))
+    assert differing(first, more, "test_0") == {"splits"} and more.groups == ["test_0", "test_1", "test_2"]
+    other = given(folder, nested(["c"], ["e"]))
+    assert differing(first, other, "test_0") == {"splits"}, "also the published model is scored on its own split's"
+    assert first.fingerprint("evaluation", "test_1", 1) != other.fingerprint("evaluation", "test_1", 1)
+    assert first.fingerprint("training", 1) == other.fingerprint("training", 1)
+    mine = given(folder, nested(["e"], ["d"]))
+    assert differing(first, mine, "test_0") == {"splits", "evaluation", "published evaluation"}
+
+
+def test_what_is_published_is_meant_for_validation_cases_where_only_other_splits_are_tested(folder):
+    splits = [{"train": ["a"], "validation": ["b"]}, *nested(["c"])]
+    first = given(folder, splits)
+    assert inference_key(first.archive) == "validation"
+    second = given(folder, splits, publish=1)
+    assert inference_key(second.archive) == "test"
+    assert first.fingerprint("export", 0) != second.fingerprint("export", 0)
+
+
+def inference_key(archive: str) -> str:
+    """The list of the datalist that the bundle's inference.json takes."""
+    return inference_config(archive)["data"]["data_list_key"]
+
+
+HELD = {"held": {"from": "test"}}
+
+
+@pytest.mark.parametrize("group", ["test_1", "test"])
+@pytest.mark.parametrize("definition", [{"from": "test"}, {"count": 2}])
+def test_a_group_may_not_have_the_name_of_given_test_cases(group, definition, folder):
+    splits = nested(["c"], ["d"] if group == "test_1" else ["c"])
+    with pytest.raises(UserError, match=f"archives/a: test.groups has {group}, the name of the test cases"):
+        given(folder, splits, test={"groups": {group: definition}})
+    given(folder, splits, test={"groups": {"test_7": {"from": "test"}}})
 
 
 # ---- data

@@ -12,6 +12,8 @@ from collections import Counter, defaultdict
 import pytest
 from armarium.dataset import Case, Dataset
 from armarium.errors import UserError
+from armarium.files import write_json
+from armarium.split_files import read_splits, cases_tested_by
 from armarium.splits import datalist_of_split, make_splits
 
 NO_TEST = {"groups": {}}
@@ -237,6 +239,57 @@ def test_a_third_side_is_a_test_group():
     assert result["groups"] == {"test": ["c005"]}
 
 
+NESTED = [
+    {"train": NAMES[:3], "val": NAMES[3:5], "test": NAMES[5:]},
+    {"train": NAMES[2:5], "val": NAMES[5:], "test": NAMES[:2]},
+    {"train": NAMES[:4], "val": NAMES[4:]},
+]
+"""Splits with test cases of their own, and one without."""
+
+
+def test_test_sides_that_differ_are_groups_of_their_own_splits():
+    result = split(people(6), method="file", given=NESTED)
+    assert result["groups"] == {"test_0": ["c005"], "test_1": ["c000", "c001"]}
+    assert result["own_groups"] == {"test_0": 0, "test_1": 1}
+    assert [datalist_of_split(result, k, {})["numTest"] for k in range(3)] == [1, 2, 0]
+    assert [cases_tested_by(result, k) for k in range(3)] == [["c005"], ["c000", "c001"], []]
+
+
+def test_test_sides_that_name_the_same_cases_are_one_group():
+    again = [NESTED[0], {"train": NAMES[1:4], "val": [NAMES[0], NAMES[4]], "test": [{"image": f"./{NAMES[5]}"}]}]
+    result = split(people(6), method="file", given=again)
+    assert result["groups"] == {"test": ["c005"]} and "own_groups" not in result
+
+
+def test_a_split_tests_nobody_whom_it_trained_on_though_other_splits_may():
+    visits = [a_case(name, participant="x" if name in NAMES[4:] else name) for name in NAMES]
+    with pytest.raises(UserError) as error:
+        split(visits, method="file", given=[{"train": NAMES[4:], "val": NAMES[:2], "test": NAMES[2:4]}, NESTED[0]])
+    assert error.value.problems == [
+        "split 1: validation and test group 'test_1' share participants sub-x, wanted each on one side"
+    ]
+
+
+def test_a_group_of_all_splits_is_tested_beside_their_own():
+    cases = [*people(6), a_case("t", subset="test")]
+    result = split(cases, {"groups": {"held": {"from": "test"}}}, method="file", given=NESTED)
+    assert [cases_tested_by(result, k) for k in range(3)] == [["c005", "t"], ["c000", "c001", "t"], ["t"]]
+    with pytest.raises(UserError, match="a test group 'test_1' too; rename that group"):
+        split(cases, {"groups": {"test_1": {"from": "test"}}}, method="file", given=NESTED)
+
+
+@pytest.mark.parametrize(
+    "own", [["test_0"], {"test_9": 0}, {"test_0": 3}, {"test_0": -1}, {"test_0": "0"}, {"test_0": []}]
+)
+def test_own_groups_that_are_not_of_this_workflow_are_refused(own, tmp_path):
+    drawn = split(people(6), method="file", given=NESTED)
+    write_json(tmp_path / "splits.json", drawn)
+    assert read_splits(tmp_path / "splits.json") == drawn
+    write_json(tmp_path / "splits.json", {**drawn, "own_groups": own})
+    with pytest.raises(UserError, match="found own_groups that are not some of its groups"):
+        read_splits(tmp_path / "splits.json")
+
+
 def test_folds_of_a_monai_datalist():
     entries = [{"image": f"{n}.nii.gz", "fold": i % 3} for i, n in enumerate(NAMES)]
     splits = split(people(6), method="file", given={"training": entries, "testing": []})["splits"]
@@ -260,9 +313,16 @@ def test_folds_of_a_monai_datalist():
         (
             [
                 {"train": NAMES[:3], "val": NAMES[3:5], "test": NAMES[5:]},
-                {"train": NAMES[1:4], "val": NAMES[4:], "test": NAMES[:1]},
+                {"train": NAMES[:4], "val": NAMES[4:], "test": NAMES[:1]},
             ],
-            "found test sides that differ between splits",
+            "split 1: found c000 more than once",
+        ),
+        (
+            [
+                {"train": NAMES[:3], "val": NAMES[3:5], "test": NAMES[5:]},
+                {"train": NAMES[1:4], "val": NAMES[4:]},
+            ],
+            "split 1: found no side for c000; add them",
         ),
     ],
 )
@@ -281,7 +341,7 @@ def test_groups_cannot_be_drawn_from_given_splits():
     with pytest.raises(UserError, match="test group 't': cannot be drawn from given splits"):
         split(people(6), {"groups": {"t": {"count": 1}}}, method="file", given=given)
     cases = [*people(6), a_case("t", subset="test")]
-    with pytest.raises(UserError, match="a test group 'test' too; rename one"):
+    with pytest.raises(UserError, match="a test group 'test' too; rename that group"):
         given = {"train": NAMES[:3], "val": NAMES[3:5], "test": NAMES[5:]}
         split(cases, {"groups": {"test": {"from": "test"}}}, method="file", given=given)
 

@@ -523,7 +523,14 @@ def test_tests_on_a_group_that_the_configuration_dropped_are_told(archive):
     write_json(layout.effective(archive, "test"), {"groups": {}})
     manifest_anew(archive)
     told = {f.path: f.note for f in verify(archive, ".").of("other configuration")}
-    assert told["test/evaluations/held_split-0.zip"] == "which has no group held"
+    assert told["test/evaluations/held_split-0.zip"] == "which has no group held for split 0"
+
+
+def test_a_test_on_the_test_cases_of_another_split_is_told(archive):
+    write_json(layout.effective(archive, "test"), {"groups": {"held": {"given": True, "split": 1}}})
+    manifest_anew(archive)
+    told = {f.path: f.note for f in verify(archive, ".").of("other configuration")}
+    assert told["test/evaluations/held_split-0.zip"] == "which has no group held for split 0"
 
 
 def test_a_product_that_does_not_say_what_decided_it_is_told(archive):

@@ -16,6 +16,7 @@ from .configure import read_effective, training_settings_of
 from .dataset import REGRESSION, SEGMENTATION
 from .errors import UserError
 from .files import json_text, write_text
+from .split_files import own_groups, tested_on
 
 __all__ = ["evaluate_config", "inference_config", "metadata", "train_config", "write_bundle_config"]
 
@@ -54,10 +55,11 @@ def inference_config(archive: str) -> dict:
     """``configs/inference.json``: the published model on the datalist's test cases.
 
     The recipe's own transforms and inferer, then back to each file's grid: the segmentations that the
-    archive holds. Without a test group, the published split's validation cases.
+    archive holds. Without a test group of it, the published split's validation cases.
     """
     settings = read_effective(archive, "train")
-    key = "test" if read_effective(archive, "test")["groups"] else "validation"
+    groups, published = read_effective(archive, "test")["groups"], read_effective(archive, "publish")["publish"]
+    key = "test" if tested_on(published, groups, own_groups(groups)) else "validation"
     before, after = parts.split_post(settings)
     post = parts.transforms(before, {"pred"})
     if settings["task"] == "segmentation":

@@ -24,6 +24,7 @@ from .parts import same_where_both
 from .provenance import DATA, OUTSIDE, extended_by
 from .run import epoch_of, lacking, member_of_checkpoint, run_info, weights_of
 from .scan import Scan
+from .split_files import own_groups, tested_on
 from .zips import opened
 
 NOT_UNDERSTOOD = (UserError, KeyError, TypeError, ValueError, AttributeError, IndexError)
@@ -123,7 +124,7 @@ def other_origins(evidence: Evidence) -> Iterator[Finding]:
     if not all(map(evidence.sound, parts)):
         return
     try:
-        groups, chosen, best, publish = _selected(*map(evidence.json, parts))
+        groups, own, chosen, best, publish = _selected(*map(evidence.json, parts))
     except NOT_UNDERSTOOD as error:
         yield Finding("configuration", evidence.inside(parts[0]), f"{type(error).__name__}: {error}")
         return
@@ -134,14 +135,17 @@ def other_origins(evidence: Evidence) -> Iterator[Finding]:
         yield from _origin(evidence, run, "training", k)
         yield from _without_epochs(evidence, run, chosen)
         yield from _origin(evidence, layout.exports_zip(archive, k), "export", k, run=run, of=exported)
-        yield from _tested(evidence, k, groups, chosen)
+        yield from _tested(evidence, k, tested_on(k, groups, own), chosen)
     run = layout.run_zip(archive, publish)
     yield from _origin(evidence, layout.eval_zip(archive), "published evaluation", run=run, of=[best])
 
 
-def _selected(test: dict, select: dict, train: dict, publish: dict) -> tuple[list[str], list[str], str, int]:
-    """Test groups, selected checkpoints, the published checkpoint and split."""
-    return list(test["groups"]), list(map(str, select["checkpoints"])), published_checkpoint(train), publish["publish"]
+def _selected(
+    test: dict, select: dict, train: dict, publish: dict
+) -> tuple[list[str], dict[str, int], list[str], str, int]:
+    """Test groups, the splits of those of a single one, selected checkpoints, the published checkpoint and split."""
+    groups, chosen = test["groups"], list(map(str, select["checkpoints"]))
+    return list(groups), own_groups(groups), chosen, published_checkpoint(train), publish["publish"]
 
 
 def _without_epochs(evidence: Evidence, run: str, chosen: list[str]) -> Iterator[Finding]:
@@ -155,7 +159,7 @@ def _without_epochs(evidence: Evidence, run: str, chosen: list[str]) -> Iterator
 
 
 def _tested(evidence: Evidence, split: int, groups: list[str], chosen: list[str]) -> Iterator[Finding]:
-    """Tests of a split, also on groups that the configuration no longer has."""
+    """Tests of a split, also on groups that the configuration no longer has for it."""
     run = layout.run_zip(evidence.archive, split)
     before, after = layout.evaluation_zip("", "*", split)[1:].split("*")
     for name in evidence.found.files:
@@ -166,7 +170,7 @@ def _tested(evidence: Evidence, split: int, groups: list[str], chosen: list[str]
         if group in groups:
             yield from _origin(evidence, path, "evaluation", group, split, run=run, of=chosen)
         elif evidence.sound(path):
-            yield Finding("other configuration", name, f"which has no group {group}")
+            yield Finding("other configuration", name, f"which has no group {group} for split {split}")
 
 
 def _origin(

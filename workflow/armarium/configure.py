@@ -24,7 +24,7 @@ from .files import json_text, read_json, read_text, write_text
 from .hashing import HashIndex
 from .manifest import read_manifest
 from .mmar_configs import derived_configs, environment_defaults
-from .split_files import sides_of
+from .split_files import given_groups, own_groups, sides_of, tested_on
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,19 @@ class Configured:
     def groups(self) -> list[str]:
         """The test groups."""
         return list(json.loads(self.effective["test"])["groups"])
+
+    @cached_property
+    def own_groups(self) -> dict[str, int]:
+        """Of test groups that a single split is tested on, that split."""
+        return own_groups(json.loads(self.effective["test"])["groups"])
+
+    def groups_of(self, split: int) -> list[str]:
+        """The test groups that a split is tested on."""
+        return tested_on(split, self.groups, self.own_groups)
+
+    def splits_of(self, group: str) -> list[int]:
+        """The splits that are tested on a group."""
+        return [self.own_groups[group]] if group in self.own_groups else self.split_numbers
 
     @property
     def published_checkpoint(self) -> str:
@@ -158,14 +171,19 @@ def _export(effective: dict[str, str], split: str) -> list[str]:
 
 
 def _exported_by(effective: dict[str, str], split: str) -> list[str]:
-    # What is exported says whether it is meant for test cases or for its own validation cases.
-    tested = json_text(bool(json.loads(effective["test"])["groups"]))
+    # What is exported says whether the published model is meant for test cases or for its own validation cases.
+    tested = json_text(bool(_published_groups(effective)))
     return [*_trained_by(effective, split), tested, effective["export"], effective["publish"]]
+
+
+def _published_groups(effective: dict[str, str]) -> list[str]:
+    groups = json.loads(effective["test"])["groups"]
+    return tested_on(json.loads(effective["publish"])["publish"], groups, own_groups(groups))
 
 
 def _published_evaluation(effective: dict[str, str], *_: str) -> list[str]:
     split = str(json.loads(effective["publish"])["publish"])
-    tested = _groups_by_definition(effective, json.loads(effective["test"])["groups"])
+    tested = _groups_by_definition(effective, _published_groups(effective))
     differences = _differences(effective["files"], _lists(tested))
     return [*_exported_by(effective, split), effective["predict"], json_text(tested), differences]
 
@@ -180,13 +198,13 @@ _DECIDED_BY = {
 
 
 def _groups_by_definition(effective: dict[str, str], names: Iterable[str]) -> list:
-    """What decides the cases of test groups, each once; a group that is drawn or given has its name in it."""
+    """What decides the cases of test groups, each once; a group that is drawn has its name in it."""
     groups, part = json.loads(effective["test"])["groups"], json.loads(effective["split"])
     found = []
     for name in names:
         group = groups[name]
         if "given" in group:
-            found.append([name, [sides.get("test") for sides in given_sides(part["given"])[:1]]])
+            found.append([TEST, [given_sides(part["given"])[group.get("split", 0)].get("test")]])
         else:
             found.append([name, group, part] if _takes_training_cases(group) else group)
     return sorted({json_text(group): group for group in found}.values(), key=json_text)
@@ -402,8 +420,7 @@ def _effective(spec: dict, settings: dict, chosen: list[str], given_splits: dict
     drawn = {g: t for g, t in spec["test"]["groups"].items() if _takes_training_cases(t)}
     other = {g: t for g, t in spec["test"]["groups"].items() if g not in drawn}
     given = None if given_splits is None else _in_order(given_sides(given_splits))
-    if given is not None and any(sides.get("test") for sides in given):
-        other["test"] = {"given": True}
+    other |= given_groups(given or [])
     return {
         "data": {"dataset": dataset},
         "check": {k: spec["dataset"][k] for k in CHECK_KEYS},
@@ -424,6 +441,15 @@ def _effective(spec: dict, settings: dict, chosen: list[str], given_splits: dict
             "licence": spec["dataset"]["licence"],
         },
     }
+
+
+def _refuse_groups_twice(archive: str, groups: dict, given_splits: dict | list | None) -> None:
+    brought = {} if given_splits is None else given_groups(given_sides(given_splits))
+    if twice := [name for name in brought if name in groups]:
+        raise UserError(
+            f"{archive}: test.groups has {', '.join(twice)}, the name of the test cases that the split file lists; "
+            "give the configured group another name, or take the test lists out of the split file"
+        )
 
 
 def _refuse_hand_edits(archive: str, texts: dict[str, str]) -> None:
@@ -516,12 +542,13 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
     files = {**derived_configs(files["config_train.json"], spec["dataset"]["task"]), **files}
     data_root = files["environment.json"]["DATA_ROOT"]
     given_splits = files.get("splits.json") if spec["splits"]["method"] == "file" else None
+    _refuse_groups_twice(archive, spec["test"]["groups"], given_splits)
     parts = _effective(spec, settings, chosen, given_splits)
     effective = {part: _text(layout.effective(archive, part), value) for part, value in parts.items()}
     configured = Configured(archive, spec, settings, data_root, effective)
     if spec["publish"] not in configured.split_numbers:
         raise UserError(f"{archive}: publish is {spec['publish']}; wanted one of the splits {configured.split_numbers}")
-    asked = len(configured.split_numbers) * len(chosen) * max(1, len(configured.groups))
+    asked = sum(len(chosen) * max(1, len(configured.groups_of(k))) for k in configured.split_numbers)
     if asked > MOST_RESULTS:
         raise UserError(
             f"{archive}: {asked:,} results of every split, checkpoint and test group, wanted at most {MOST_RESULTS:,}; ask for fewer of these"

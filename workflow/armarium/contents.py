@@ -14,6 +14,7 @@ from .configure import read_effective, split_numbers
 from .dataset import TASKS
 from .errors import UserError
 from .naming import CHECKPOINT, GROUP
+from .split_files import own_groups
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Contents:
         Selected checkpoints, best first, and test groups.
     predictions:
         Whether predictions are kept.
+    own_groups:
+        Of test groups that a single split is tested on, that split.
     """
 
     task: str
@@ -38,6 +41,7 @@ class Contents:
     checkpoints: list[str]
     groups: list[str]
     predictions: bool
+    own_groups: dict[str, int]
 
 
 def contents_of(archive: str) -> Contents:
@@ -59,9 +63,11 @@ def contents_of(archive: str) -> Contents:
             list(select["checkpoints"]),
             list(test["groups"]),
             bool(predict["predictions"]),
+            own_groups(test["groups"]),
         )
         named = all(map(CHECKPOINT.fullmatch, found.checkpoints)) and all(map(GROUP.fullmatch, found.groups))
-        if named and found.task in TASKS and found.checkpoints and found.publish in found.splits:
+        numbered = set(found.own_groups.values()) <= set(found.splits)
+        if named and numbered and found.task in TASKS and found.checkpoints and found.publish in found.splits:
             return found
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError):
         pass

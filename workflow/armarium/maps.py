@@ -16,7 +16,7 @@ from .configure import read_effective, training_settings_of
 from .errors import UserError
 from .files import write_json, write_text
 from .run import finished_run
-from .split_files import read_splits
+from .split_files import own_groups, read_splits, tested_on
 from .tables import tsv
 
 IDS = ["participant_id", "session_id"]
@@ -250,11 +250,17 @@ def write_summary_log(archive: str) -> list[str]:
         lines.append(f"      Epochs: {info['epochs']}{' (stopped early)' if info['stopped_early'] else ''}")
         lines += [f"      Best {name}: {_value(b['value'])} at epoch {b['epoch']}" for name, b in info["best"].items()]
     lines += ["", "------------------------ Test ------------------------", "", "Groups", ""]
-    for group in read_effective(archive, "test")["groups"]:
-        tested = [str(k) for k in runs if Path(layout.evaluation_zip(archive, group, k)).is_file()]
+    groups = read_effective(archive, "test")["groups"]
+    for group in groups:
+        tested = [str(k) for k in runs if _is_tested(archive, groups, group, k)]
         if tested:
             lines += [f"   - {group}", f"      Splits: {', '.join(tested)}"]
     return _text(layout.summary_log(archive), "\n".join(lines) + "\n")
+
+
+def _is_tested(archive: str, groups: dict, group: str, split: int) -> bool:
+    wanted = group in tested_on(split, groups, own_groups(groups))
+    return wanted and Path(layout.evaluation_zip(archive, group, split)).is_file()
 
 
 def _value(value: float | None) -> str:

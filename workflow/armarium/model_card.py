@@ -13,8 +13,8 @@ from .dataset import REGRESSION, read_facts
 from .errors import UserError
 from .files import read_json, write_text
 from .maps import finished_runs
-from .results import spread
-from .split_files import read_splits
+from .results import OWN, sets_tested, spread
+from .split_files import own_groups, read_splits
 from .tables import UNDEFINED, read_tsv
 from .zips import damaged, zip_member
 
@@ -90,9 +90,14 @@ def _data(archive: str, dataset: dict, task: str) -> str:
             f"Split {k}: {len(s['train'])} training and {len(s['validation'])} validation cases"
             for k, s in enumerate(splits["splits"])
         ),
-        *(f"Test group `{g}`: {len(names)} cases" for g, names in splits["groups"].items()),
+        *(f"Test group `{g}`{_of_split(splits, g)}: {len(names)} cases" for g, names in splits["groups"].items()),
     ]
     return "\n".join(["## Data", "", *(f"- {r}" for r in rows)])
+
+
+def _of_split(splits: dict, group: str) -> str:
+    own = splits.get("own_groups", {})
+    return f" of split {own[group]} alone" if group in own else ""
 
 
 def _target(splits: dict, dataset: dict) -> str:
@@ -117,24 +122,30 @@ def _results(archive: str, train: dict) -> str:
     )
     published = published_checkpoint(train)
     checkpoint = published if published in chosen else chosen[0]
-    tested = {g: [_tested(archive, g, k, checkpoint) for k in runs] for g in groups}
+    sets = sets_tested(groups, own_groups(groups), list(runs))
+    tested = {name: [_tested(archive, g, k, checkpoint) for k, g in of.items()] for name, of in sets.items()}
     lines = [
         "## Results",
         "",
         f"Mean ± standard deviation over {len(runs)} split{'s' if len(runs) > 1 else ''}. Validation: each",
         f"metric's best epoch, hence optimistic. Test: checkpoint `{checkpoint}`.",
+        *(["`Test (own)`: each split on the test group that is its own."] if OWN in sets else []),
         "",
-        f"| Metric | Validation | {''.join(f'Test: {g} | ' for g in groups)}".rstrip(),
-        f"|---|---|{'---|' * len(groups)}",
+        " | ".join(["| Metric", "Validation", *(_heading(name) for name in sets)]) + " |",
+        f"|---|---|{'---|' * len(sets)}",
     ]
     for label in labels:
         cells = [spread(_best_values(runs.values(), label), "undefined")]
-        cells += [spread([_number(row.get(label)) for row in tested[g]], "undefined") for g in groups]
+        cells += [spread([_number(row.get(label)) for row in rows], "undefined") for rows in tested.values()]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     units = "Distances are in mm. Values per class and case are in the tables beside each checkpoint."
     if train["task"] == REGRESSION:
         units = "Errors are in the target's units (squared where squared). Values per case are in the tables beside each checkpoint."
     return "\n".join([*lines, "", units])
+
+
+def _heading(name: str) -> str:
+    return "Test (own)" if name == OWN else f"Test: {name}"
 
 
 def _best_values(runs: Iterable[dict], label: str) -> list[float]:

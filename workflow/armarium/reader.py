@@ -19,6 +19,7 @@ from .errors import UserError
 from .naming import CASE
 from .opening import inside, open_file
 from .results import INDEX, results_of, results_table
+from .split_files import read_splits
 
 if TYPE_CHECKING:
     import nibabel
@@ -768,14 +769,21 @@ class Archive(Folder):
         Returns
         -------
         pandas.DataFrame
-            Indexed by checkpoint, cases (``validation``, ``test GROUP``) and metric; columns ``split-K``, ``mean``, and
-            ``std``, the sample standard deviation over splits (NaN with one).
+            Indexed by checkpoint, cases (``validation``, ``test GROUP``, or ``test`` where each split is tested on a group
+            of its own) and metric; columns ``split-K``, ``mean``, and ``std``, the sample standard deviation over splits
+            (NaN with one).
         """
         check_boundary(str(self.path))
         splits = self.training.splits
         checkpoints = dict.fromkeys(c for split in splits.values() for c in split.models.by_name())
-        found = results_of(str(self.path), sorted(checkpoints, key=_in_order), self.test.groups, list(splits))
+        ordered, own = sorted(checkpoints, key=_in_order), self._own_groups()
+        found = results_of(str(self.path), ordered, self.test.groups, own, list(splits))
         return results_table(found, list(splits))
+
+    def _own_groups(self) -> dict[str, int]:
+        """Of test groups that a single split is tested on, that split; a MAPS of ClinicaDL does not have any."""
+        drawn = layout.splits_json(str(self.path))
+        return read_splits(drawn).get("own_groups", {}) if os.path.isfile(drawn) else {}
 
 
 def _in_order(checkpoint: str) -> tuple[int, int, str]:

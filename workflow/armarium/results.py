@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import pandas
 
 VALIDATION = "validation"
+OWN = ""
+"""The name under which the groups that single splits are tested on are one set of results."""
 INDEX = ["checkpoint", "cases", "metric"]
 
 
@@ -28,7 +30,7 @@ class Result:
     Attributes
     ----------
     checkpoint, cases:
-        Such as ``best-loss``; ``validation`` or ``test GROUP``.
+        Such as ``best-loss``; ``validation``, ``test GROUP``, or ``test``: each split's own group.
     metrics:
         By metric the value of each split that has one (NaN where undefined).
     """
@@ -38,21 +40,34 @@ class Result:
     metrics: dict[str, dict[int, float]]
 
 
-def results_of(archive: str, checkpoints: Iterable[str], groups: Iterable[str], splits: Sequence[int]) -> list[Result]:
+def results_of(
+    archive: str, checkpoints: Iterable[str], groups: Iterable[str], own: Mapping[str, int], splits: Sequence[int]
+) -> list[Result]:
     """Read the aggregated tables of every checkpoint: validation first, then each test group.
+
+    ``own`` names the split of each group that it alone is tested on; these are one set together.
 
     Raises
     ------
     UserError
         If one is not a table as this workflow writes it.
     """
-    found = []
+    found, tested = [], sets_tested(groups, own, splits)
     for c in checkpoints:
         tables = {k: layout.checkpoint_tables(layout.checkpoint_dir(archive, k, c))[0] for k in splits}
         found.append(Result(c, VALIDATION, _over_splits(tables)))
-        for group in groups:
-            tables = {k: layout.result_tables(layout.result_dir(archive, group, k, c))[0] for k in splits}
-            found.append(Result(c, f"test {group}", _over_splits(tables)))
+        for name, by_split in tested.items():
+            tables = {k: layout.result_tables(layout.result_dir(archive, g, k, c))[0] for k, g in by_split.items()}
+            found.append(Result(c, f"test {name}".rstrip(), _over_splits(tables)))
+    return found
+
+
+def sets_tested(groups: Iterable[str], own: Mapping[str, int], splits: Sequence[int]) -> dict[str, dict[int, str]]:
+    """By group, or ``OWN`` for the splits' ``own`` ones together: each split's group."""
+    found: dict[str, dict[int, str]] = {}
+    for group in groups:
+        tested = {k: group for k in splits if own.get(group, k) == k}
+        found.setdefault(OWN if group in own else group, {}).update(tested)
     return found
 
 

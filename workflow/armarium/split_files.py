@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
-from .dataset import SUBSETS, TRAINING
+from .dataset import SUBSETS, TEST, TRAINING
 from .errors import UserError
 from .files import read_json
 from .naming import CASE, GROUP
@@ -50,11 +52,42 @@ def _folds(training: list) -> list[Sides]:
     ]
 
 
+def name_in(entry: Any) -> str:
+    """What an entry names a case by: its name, or its image, the first of several."""
+    name = entry.get("image") if isinstance(entry, dict) else entry
+    return str(name[0] if isinstance(name, list) and name else name)
+
+
+# ---- their test groups
+
+
+def given_groups(given: Sequence[Sides]) -> dict[str, dict]:
+    """The test groups that given splits bring, as the effective configuration has them.
+
+    ``test`` where the test lists of all splits name the same; else ``test_K`` of every split that has one, whose
+    ``split`` alone is tested on it.
+    """
+    tests = [sorted(posixpath.normpath(name_in(entry)) for entry in sides.get("test", [])) for sides in given]
+    if all(test == tests[0] for test in tests):
+        return {TEST: {"given": True}} if tests and tests[0] else {}
+    return {f"{TEST}_{k}": {"given": True, "split": k} for k, test in enumerate(tests) if test}
+
+
+def own_groups(groups: Mapping[str, Mapping]) -> dict[str, int]:
+    """Of test groups that a single split is tested on, that split; ``groups`` as the effective configuration has them."""
+    return {name: group["split"] for name, group in groups.items() if "split" in group}
+
+
+def tested_on(split: int, groups: Iterable[str], own: Mapping[str, int]) -> list[str]:
+    """The test groups of a split: those of all splits, and its ``own``."""
+    return [group for group in groups if own.get(group, split) == split]
+
+
 # ---- the archive's own
 
 
 def read_splits(path: str | PathLike) -> dict[str, Any]:
-    """``data/splits.json``: the splits, the test groups, and the cases in them by name.
+    """``data/splits.json``: the splits, the test groups, the single split of each of ``own_groups``, and the cases by name.
 
     Raises
     ------
@@ -66,6 +99,12 @@ def read_splits(path: str | PathLike) -> dict[str, Any]:
     if problem:
         raise UserError(f"{path}: {problem}; put back a copy, or delete this file to have the splits drawn again")
     return splits
+
+
+def cases_tested_by(splits: dict, k: int) -> list[str]:
+    """The cases of all groups that split ``k`` is tested on, sorted; ``splits`` is the content of that file."""
+    groups = splits["groups"]
+    return sorted({name for group in tested_on(k, groups, splits.get("own_groups", {})) for name in groups[group]})
 
 
 def _problem(splits: Any) -> str | None:
@@ -82,6 +121,9 @@ def _problem(splits: Any) -> str | None:
         return f"found test group {wrong[0]!r}, wanted letters, digits and _ in its name"
     if wrong := [c for c in cases if not CASE.fullmatch(c)]:
         return f"found case {wrong[0]!r}, wanted a file name of letters, digits, '_', '-' and '.'"
+    own = splits.get("own_groups", {})
+    if not isinstance(own, dict) or not all(g in groups and k in range(len(sides)) for g, k in own.items()):
+        return "found own_groups that are not some of its groups, each with the number of a split"
     for members in (*(side for split in sides for side in split.values()), *groups.values()):
         if not isinstance(members, list) or not all(isinstance(m, str) and m in cases for m in members):
             return "found a side or group that is no list of its cases' names"

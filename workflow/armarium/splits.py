@@ -17,7 +17,7 @@ from typing import Any
 from .dataset import SUBSETS, TARGET, TEST, TRAINING, UNLABELLED, VALIDATION, Case, Dataset, with_test_lists
 from .draws import counts_by_type, possible_count, reachable
 from .errors import Problems, UserError
-from .split_files import sides_of
+from .split_files import given_groups, name_in, own_groups, sides_of, cases_tested_by, tested_on
 
 CONTENT = "content_sha256"
 MOST_QUANTILES = 5
@@ -46,13 +46,14 @@ def make_splits(
         The sections ``splits`` and ``test`` of an archive's configuration.
     given:
         Content of a split file for method ``file``: ``{"train": [...], "validation": [...], "test": [...]}``
-        (two sides, or three of which ``test`` becomes a test group), a list of these, or a MONAI datalist
-        with ``fold``.
+        (two sides, or three of which ``test`` becomes a test group), a list of these (whose ``test`` becomes a group
+        of each split where they differ), or a MONAI datalist with ``fold``.
 
     Returns
     -------
     dict
-        Content of ``data/splits.json``: ``splits``, ``groups`` and ``cases``.
+        Content of ``data/splits.json``: ``splits``, ``groups``, ``own_groups`` if there are any (by group the split that
+        alone is tested on it), and ``cases``.
 
     Raises
     ------
@@ -67,7 +68,7 @@ def datalist_of_split(splits: dict, k: int, facts: dict) -> dict[str, Any]:
     if not 0 <= k < len(splits["splits"]):
         raise UserError(f"split {k}: found splits 0 to {len(splits['splits']) - 1}, wanted one of them")
     split = splits["splits"][k]
-    test = sorted({name for names in splits["groups"].values() for name in names})
+    test = cases_tested_by(splits, k)
     lists = {TRAINING: split["train"], VALIDATION: split["validation"], TEST: test}
     counts = {f"num{key.capitalize()}": len(names) for key, names in lists.items()}
     return {
@@ -104,17 +105,18 @@ class _Splitter:
         makers = {"kfold": self._kfold, "holdout": self._holdout, "lists": self._lists}
         if method not in (*makers, "file"):
             raise UserError(f"splits.method: found {method!r}, wanted one of {', '.join([*makers, 'file'])}")
-        groups = self._test_groups(test_spec["groups"], method)
+        groups, own = self._test_groups(test_spec["groups"], method), {}
         if method == "file":
-            splits, groups = self._given(given, groups)
+            splits, groups, own = self._given(given, groups)
         else:
             taken = {name for names in groups.values() for name in names}
             splits = makers[method]([c for c in self._labelled(TRAINING, VALIDATION) if c.case not in taken])
-        self._check(splits, groups)
+        self._check(splits, groups, own)
         used = {name for sides in (*splits, groups) for names in sides.values() for name in names}
         return {
             "splits": splits,
             "groups": groups,
+            **({"own_groups": own} if own else {}),
             "cases": {n: _record(self.cases[n]) for n in sorted(used)},
         }
 
@@ -156,13 +158,14 @@ class _Splitter:
             )
         return [{"train": by_list[TRAINING], "validation": by_list[VALIDATION]}]
 
-    def _given(self, given: Any, groups: Split) -> tuple[list[Split], Split]:
+    def _given(self, given: Any, groups: Split) -> tuple[list[Split], Split, dict[str, int]]:
         if not given:
             raise UserError("splits.method is 'file': found no split file (or an empty one), wanted one with the names")
         given = given["splits"] if isinstance(given, dict) and "splits" in given else given
         names, problems = self._given_names(), []
         splits, tests = [], []
-        for k, sides in enumerate(sides_of(given)):
+        given = sides_of(given)
+        for k, sides in enumerate(given):
             resolved = {side: self._resolve(k, side, entries, names, problems) for side, entries in sides.items()}
             tests.append(sorted(resolved.pop("test", [])))
             listed = [name for side in (*resolved.values(), tests[-1]) for name in side]
@@ -172,13 +175,16 @@ class _Splitter:
             if missing := [c.case for c in self._labelled(TRAINING, VALIDATION) if c.case not in known]:
                 problems.append(f"split {k}: found no side for {_some(missing)}; add them, or take them off the list")
             splits.append({side: sorted(members) for side, members in resolved.items()})
-        if any(test != tests[0] for test in tests):
-            problems.append("found test sides that differ between splits, wanted the same in all")
-        if tests and tests[0] and "test" in groups:
-            problems.append("found a test side, but the configuration has a test group 'test' too; rename one")
+        brought = given_groups(given)
+        problems += [
+            f"found a test side, but the configuration has a test group {name!r} too; rename that group"
+            for name in brought
+            if name in groups
+        ]
         if problems:
             raise Problems("split file", problems)
-        return splits, {**groups, "test": tests[0]} if tests[0] else groups
+        own = own_groups(brought)
+        return splits, {**groups, **{name: tests[own.get(name, 0)] for name in brought}}, own
 
     def _given_names(self) -> dict[str, str]:
         """Every way to name a case: its name, its image relative to the data root or to its list."""
@@ -189,8 +195,7 @@ class _Splitter:
         return names | {name: name for name in self.cases}
 
     def _resolve(self, k: int, side: str, entries: list, names: dict, problems: list[str]) -> list[str]:
-        texts = [e.get("image") if isinstance(e, dict) else e for e in entries]
-        texts = [str(t[0] if isinstance(t, list) and t else t) for t in texts]
+        texts = [name_in(entry) for entry in entries]
         found = {text: names.get(text) or names.get(posixpath.normpath(text)) for text in texts}
         if unknown := [text for text in found if not found[text]]:
             problems.append(f"split {k}: {side}: found unknown {_some(unknown)}, wanted names of cases or images")
@@ -344,12 +349,12 @@ class _Splitter:
 
     # ---- invariants
 
-    def _check(self, splits: list[Split], groups: Split) -> None:
+    def _check(self, splits: list[Split], groups: Split, own: dict[str, int]) -> None:
         """Every side has cases, and no two sides that must be strangers share anybody."""
         problems = [f"test group {name!r}: found no cases, wanted some" for name, g in groups.items() if not g]
         for k, split in enumerate(splits):
             problems += [f"split {k}: {side}: found no cases, wanted some" for side, s in split.items() if not s]
-            tests = {f"test group {name!r}": members for name, members in groups.items()}
+            tests = {f"test group {name!r}": groups[name] for name in tested_on(k, groups, own)}
             sides = {**split, **tests}
             for a, b in [("train", "validation"), *((side, test) for side in split for test in tests)]:
                 problems += [f"split {k}: {text}" for text in self._leaks(a, sides[a], b, sides[b])]

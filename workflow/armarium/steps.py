@@ -28,7 +28,7 @@ from .hashing import HashIndex
 from .parts import PARITY, SCRIPT, Parts
 from .provenance import is_recorded, recorded_of, step
 from .run import INFO, TRAINING_LOSS, Workspace, finished_run, lacking, only_trainer, weights_of
-from .split_files import read_splits
+from .split_files import read_splits, cases_tested_by, tested_on
 from .standing import cases_sha256
 from .tables import read_tsv
 from .trust import is_exported_here, note_exported
@@ -283,7 +283,7 @@ def test_split(archive: str, group: str, split: str, device: str, cache_dir: str
     ]
     name, index = f"test_{group}_split-{split}", hash_index(cache_dir)
     with step(archive, name, "test_split", inputs, [output], hash_index=index) as running:
-        cases = cases_of(archive, _group(archive, group))
+        cases = cases_of(archive, _group(archive, group, int(split)))
         checkpoints = read_effective(archive, "select")["checkpoints"]
         decided = {
             "fingerprint": fingerprint_on_disk(archive, "evaluation", group, split),
@@ -310,12 +310,15 @@ def test_split(archive: str, group: str, split: str, device: str, cache_dir: str
         write_zip(output, {INFO: json_text(parts.says), **parts.members()})
 
 
-def _group(archive: str, group: str) -> list[str]:
-    """The names of a test group's cases."""
-    groups = read_splits(layout.splits_json(archive))["groups"]
+def _group(archive: str, group: str, split: int) -> list[str]:
+    """The names of a test group's cases, which the split may be tested on."""
+    splits = read_splits(layout.splits_json(archive))
+    groups = tested_on(split, splits["groups"], splits.get("own_groups", {}))
     if group not in groups:
-        raise UserError(f"{layout.splits_json(archive)}: no test group {group!r}; it has {list(groups)}")
-    return groups[group]
+        raise UserError(
+            f"{layout.splits_json(archive)}: no test group {group!r} of split {split}; that is tested on {groups}"
+        )
+    return splits["groups"][group]
 
 
 def write_results(archive: str, group: str, split: str, checkpoint: str) -> None:
@@ -332,9 +335,8 @@ def write_results(archive: str, group: str, split: str, checkpoint: str) -> None
 
 
 def published_cases(archive: str, publish: int) -> list[str]:
-    """The cases that the model of the split ``publish`` may be scored on: the test groups, else its validation cases."""
-    groups = read_splits(layout.splits_json(archive))["groups"]
-    tested = sorted({name for names in groups.values() for name in names})
+    """The cases that the model of the split ``publish`` may be scored on: its test groups', else its validation cases."""
+    tested = cases_tested_by(read_splits(layout.splits_json(archive)), publish)
     return tested or _sides(archive, str(publish))["validation"]
 
 

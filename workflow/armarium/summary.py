@@ -31,7 +31,8 @@ def summary(archive: str) -> str:
         raise UserError(
             f"{archive}: no split is trained; build it with: snakemake --cores all {layout.manifest(archive)}"
         )
-    rows = [_row(result) for result in results_of(archive, held.checkpoints, held.groups, splits)]
+    results = results_of(archive, held.checkpoints, held.groups, held.own_groups, splits)
+    rows = [_row(result) for result in results]
     typed, table = shlex.quote(layout.published_ts(archive)), _table(archive, splits[0], held.checkpoints[0])
     snakemake = _as_typed(Path(sys.executable).parent / "snakemake")
     lines = [

@@ -256,6 +256,17 @@ def refuse_unknown(wildcards):
             name = f"{what.replace('kind', 'checkpoint')} '{getattr(wildcards, what)}'"
             more = f" and {len(known) - 20} more" if len(known) > 20 else ""
             raise UserError(f"{archive}: no {name}; it has {', '.join(known[:20]) or 'none'}{more}")
+    if {"group", "split"} <= set(wildcards.keys()):
+        refuse_test_of_another(archive, held, wildcards.group, int(wildcards.split))
+
+
+def refuse_test_of_another(archive, held, group, split):
+    """Tell of a split that is not tested on a group, for that holds the test cases of another one alone."""
+    if split not in held.splits_of(group):
+        raise UserError(
+            f"{archive}: test group '{group}' is of split {held.own_groups[group]} alone, whose test cases other splits may "
+            f"have trained on; split {split} is tested on {', '.join(held.groups_of(split)) or 'none'}"
+        )
 
 
 def scored_cases(archive):

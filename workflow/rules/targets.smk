@@ -187,7 +187,8 @@ def all_runs(wildcards):
 
 def all_evaluations(wildcards):
     archive = wildcards.archive
-    return [layout.evaluation_zip(archive, g, k) for g in configured(archive).groups for k in splits_of(archive)]
+    held = configured(archive)
+    return [layout.evaluation_zip(archive, g, k) for g in held.groups for k in held.splits_of(g)]
 
 
 def split_artifacts(archive, split):
@@ -206,12 +207,11 @@ def split_artifacts(archive, split):
 
 
 def group_artifacts(archive, group):
-    results = [
-        layout.result_dir(archive, group, k, c) for k in splits_of(archive) for c in configured(archive).checkpoints
-    ]
+    held = configured(archive)
+    results = [layout.result_dir(archive, group, k, c) for k in held.splits_of(group) for c in held.checkpoints]
     return [
         *layout.group_data(archive, group),
-        *(layout.evaluation_zip(archive, group, k) for k in splits_of(archive)),
+        *(layout.evaluation_zip(archive, group, k) for k in held.splits_of(group)),
         *(f for r in results for f in (*layout.result_tables(r), layout.result_computational(r))),
     ]
 
