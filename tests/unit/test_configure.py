@@ -382,6 +382,13 @@ def test_a_split_with_test_cases_of_its_own_that_is_added_changes_no_other(folde
     assert differing(first, mine, "test_0") == {"splits", "evaluation", "published evaluation"}
 
 
+def test_test_lists_that_come_to_differ_are_tested_anew_and_nothing_else_is_made(folder):
+    first, second = given(folder, nested(["c"], ["c"])), given(folder, nested(["c"], ["d"]))
+    assert first.groups == ["test"] and second.groups == ["test_0", "test_1"]
+    assert differing(first, second) == {"splits"}
+    assert first.fingerprint("evaluation", "test", 0) != second.fingerprint("evaluation", "test_0", 0)
+
+
 def test_what_is_published_is_meant_for_validation_cases_where_only_other_splits_are_tested(folder):
     splits = [{"train": ["a"], "validation": ["b"]}, *nested(["c"])]
     first = given(folder, splits)

@@ -13,7 +13,7 @@ import pytest
 from armarium.dataset import Case, Dataset
 from armarium.errors import UserError
 from armarium.files import write_json
-from armarium.split_files import read_splits, cases_tested_by
+from armarium.split_files import cases_tested_by, read_splits
 from armarium.splits import datalist_of_split, make_splits
 
 NO_TEST = {"groups": {}}

@@ -17,7 +17,7 @@ from typing import Any
 from .dataset import SUBSETS, TARGET, TEST, TRAINING, UNLABELLED, VALIDATION, Case, Dataset, with_test_lists
 from .draws import counts_by_type, possible_count, reachable
 from .errors import Problems, UserError
-from .split_files import given_groups, name_in, own_groups, sides_of, cases_tested_by, tested_on
+from .split_files import cases_tested_by, given_groups, name_in, own_groups, sides_of, tested_on
 
 CONTENT = "content_sha256"
 MOST_QUANTILES = 5
