@@ -430,6 +430,8 @@ BAD_NAMES = [
     ("select", lambda p: p.update(checkpoints=[3])),
     ("test", lambda p: p.update(groups={"../../x": {}})),
     ("test", lambda p: p.pop("groups")),
+    ("test", lambda p: p.update(groups={"g": {"given": True, "split": 99}})),
+    ("test", lambda p: p.update(groups={"g": {"given": True, "split": ["../x"]}})),
     ("split", lambda p: p["splits"].update(method="kfold", n_splits="many")),
     ("split", lambda p: p["splits"].update(method="kfold", n_splits=10**15)),
     ("publish", lambda p: p.update(publish="../x")),
