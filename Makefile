@@ -23,7 +23,7 @@ demo: $(READY)
 	@$(BIN)/python -m armarium summary archives/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile
 
 # With a real conda and a channel made here: make test-conda CONDA_TOOLS=folder with install_conda.sh and make_channel.py
 test-conda: $(READY)

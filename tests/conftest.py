@@ -15,9 +15,10 @@ class Figures:
         """Count ``by`` more of ``name``; 0 makes the row show."""
         self.values[name] = self.values.get(name, 0) + by
 
-    def most(self, name: str, value: float) -> None:
-        """Keep the largest ``value`` ever seen of ``name``."""
-        self.values[name] = max(self.values.get(name, value), value)
+    def take_in(self, values: dict[str, float]) -> None:
+        """Count what another process counted."""
+        for name, value in values.items():
+            self.add(name, value)
 
 
 FIGURES = pytest.StashKey[Figures]()
@@ -30,6 +31,17 @@ def pytest_configure(config) -> None:
 @pytest.fixture(scope="session")
 def figures(pytestconfig) -> Figures:
     return pytestconfig.stash[FIGURES]
+
+
+def pytest_sessionfinish(session) -> None:
+    """A worker of pytest-xdist tells what it counted to the process that shows it."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["figures"] = session.config.stash[FIGURES].values
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    node.config.stash[FIGURES].take_in(getattr(node, "workeroutput", {}).get("figures", {}))
 
 
 def pytest_terminal_summary(terminalreporter, config) -> None:
