@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from armarium.run import SAVED, epochs_noted
@@ -67,13 +69,24 @@ def armarium(project: Project, *arguments: str) -> list[str]:
     return [sys.executable, "-c", "import armarium.cli; armarium.cli.main()", *arguments]
 
 
-def until_training(project: Project, split: int = 0) -> None:
-    """Wait until a training has saved its first epoch."""
+def until_training(project: Project) -> int:
+    """Wait until the first split's training has saved an epoch; its process."""
+    folder = project.archive / "training/split-0/tmp"
     for _ in range(6000):
-        if epochs_noted(project.archive / f"training/split-{split}/tmp", SAVED):
-            return
+        if epochs_noted(folder, SAVED):
+            return int((folder / "lock").read_text().split()[1])
         time.sleep(0.05)
     raise AssertionError("no training started")
+
+
+@contextmanager
+def held_still(process: int) -> Iterator[None]:
+    """A process that meanwhile neither goes on nor ends, however slow the machine is."""
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
 
 
 def told_by(process: subprocess.Popen) -> str:
@@ -112,46 +125,47 @@ def refused(project: Project, *arguments: str) -> str:
 
 def test_while_one_trains_another_may_do_what_it_does_not_and_build_waits(project, monkeypatch):
     with_package(project, monkeypatch)
-    prolong(project, 400)
+    prolong(project, 100)
     weights = "archives/micro/training/split-0/models/final/model.pt"
     first = start(project, RUNS[0])
-    until_training(project)
+    with held_still(until_training(project)):
+        said = refused(project, weights)
+        assert re.search(
+            rf"archives/micro/\S+: another Snakemake is at work .*process {first.pid} .*split-0/run.zip", said
+        )
+        assert "armarium build" in said
+        project.snakemake("archives/micro/resources/log.config")
+        assert "another Snakemake is at work" in refused(project, weights), "although another one ended meanwhile"
 
-    said = refused(project, weights)
-    assert re.search(rf"archives/micro/\S+: another Snakemake is at work .*process {first.pid} .*split-0/run.zip", said)
-    assert "armarium build" in said
-    project.snakemake("archives/micro/resources/log.config")
-    assert "another Snakemake is at work" in refused(project, weights), "although another one ended meanwhile"
+        effective = project.archive / "config/effective/train.json"
+        before = effective.read_bytes()
+        assert "would change the configuration" in refused(project, "--config", "set={epochs: 3}", "--", RUNS[1])
+        assert effective.read_bytes() == before
 
-    effective = project.archive / "config/effective/train.json"
-    before = effective.read_bytes()
-    assert "would change the configuration" in refused(project, "--config", "set={epochs: 3}", "--", RUNS[1])
-    assert effective.read_bytes() == before
+        at_work = told_by(start(project, command=armarium(project, "status", "archives/micro")))
+        assert f"at work   process {first.pid}" in at_work
 
-    at_work = told_by(start(project, command=armarium(project, "status", "archives/micro")))
-    assert f"at work   process {first.pid}" in at_work
-    assert first.poll() is None, "all this while it trained"
-
-    waiting = start(project, command=armarium(project, "build", weights))
+        waiting = start(project, command=armarium(project, "build", weights))
+        assert any("waiting for what is at work on archives/micro/" in line for line in waiting.stdout)
     told_by(first)
-    said = told_by(waiting)
-    assert "waiting for what is at work on archives/micro/" in said
-    assert (project.folder / weights).is_file() and "rule train_split" not in said.split("waiting for")[1]
+    said = waiting.stdout.read()
+    assert waiting.wait() == 0 and (project.folder / weights).is_file() and "rule train_split" not in said
 
 
 def test_unlock_makes_sure_that_no_job_is_alive_and_nothing_else_needs_it(project, monkeypatch):
     with_package(project, monkeypatch)
     prolong(project, 100)
     first = start(project, RUNS[0])
-    until_training(project)
+    trainer = until_training(project)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     lock = project.folder / ".snakemake/locks/0.output.lock"  # as without the workflow's own profile
     lock.parent.mkdir(exist_ok=True)
     lock.write_text(f"{RUNS[0]}\n")
-    told = subprocess.run(
-        armarium(project, "unlock"), cwd=project.folder, env=project.environment, capture_output=True, text=True
-    )
+    with held_still(trainer):
+        told = subprocess.run(
+            armarium(project, "unlock"), cwd=project.folder, env=project.environment, capture_output=True, text=True
+        )
     assert told.returncode == 1 and "armarium train archives/micro 0" in told.stderr and lock.exists()
     assert "unlocked" in told_by(start(project, command=armarium(project, "unlock", "--wait")))
     assert not lock.exists()
