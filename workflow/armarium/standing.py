@@ -73,9 +73,10 @@ def _standing_of_run(held: Configured, path: str) -> Standing:
 def _standing_of_parts(held: Configured, product: str, which: tuple[str, ...], path: str, says: dict) -> Standing:
     split = which[-1] if which else str(held.spec["publish"])
     run = layout.run_zip(held.archive, split)
-    if run_info(run) is None:
+    info = run_info(run)
+    if info is None:
         return Standing(path, lost_run=run)
-    if run_info(run).get("fingerprint") != held.fingerprint("training", split):
+    if info.get("fingerprint") != held.fingerprint("training", split):
         return Standing(path)
     cases = _cases_now(held, product, which)
     if cases is not None and says.get("cases") != cases:
