@@ -120,6 +120,18 @@ def test_env_is_of_the_published_splits_training_wherever_it_was_begun(no_conda,
     assert steps._environment_of_training(archive, "1") == members and not record.exists()
 
 
+def test_env_becomes_that_of_a_split_that_is_published_later(no_conda, tmp_path):
+    archive = str(tmp_path / "archive")
+    run = frozen(tmp_path / "run.zip", "environment.txt", "environment.yml")
+    text = Path(layout.environment_txt(archive))
+    text.parent.mkdir(parents=True)
+    text.write_text("of the split that was published\n")
+    steps._describe_published_environment(archive, run)
+    assert text.read_text() == "frozen environment.txt\n"
+    assert os.listdir(text.parent) == ["environment.txt"], "what is not there, its own rule writes"
+    assert json.loads(Path(layout.sidecar(archive, "record_environment_of_training")).read_text())["outputs"]
+
+
 def test_files_of_an_earlier_trainings_environment_go_when_the_present_one_has_none(tmp_path):
     archive = str(tmp_path / "archive")
     for name in ("environment.txt", "environment.yml", "notes.txt"):

@@ -133,6 +133,12 @@ def differing_names(archive: str, environment: dict[str, bytes]) -> list[str]:
     return [name for name, path in paths.items() if not path.is_file() or path.read_bytes() != environment[name]]
 
 
+def outdated_names(archive: str, environment: dict[str, bytes]) -> list[str]:
+    """The files that ``env/`` has, with other bytes than ``environment``."""
+    present = set(recorded_names(archive))
+    return [name for name in differing_names(archive, environment) if name in present]
+
+
 def remove_outdated(archive: str, run_zip: str | os.PathLike) -> None:
     """Remove what is of an earlier training's environment: files that the present run has not frozen."""
     frozen = frozen_names(run_zip)

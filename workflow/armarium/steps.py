@@ -224,12 +224,18 @@ def _environment_of_training(archive: str, split: str) -> dict[str, bytes]:
     from .environment_files import differing_names, environment_of_training
 
     environment = environment_of_training(archive)
-    if int(split) == read_effective(archive, "publish")["publish"] and (names := differing_names(archive, environment)):
-        outputs = [layout.environment_file(archive, name) for name in names]
-        with step(archive, "record_environment_of_training", "train_split", [], outputs):
+    if int(split) == read_effective(archive, "publish")["publish"]:
+        _record_environment_of_training(archive, environment, differing_names(archive, environment), "train_split")
+    return {f"{MEMBERS}{name}": data for name, data in environment.items()}
+
+
+def _record_environment_of_training(archive: str, environment: dict[str, bytes], names: list[str], rule: str) -> None:
+    """Write those ``names`` of a training's environment into env/."""
+    outputs = [layout.environment_file(archive, name) for name in names]
+    if names:
+        with step(archive, "record_environment_of_training", rule, [], outputs):
             for name, path in zip(names, outputs, strict=True):
                 write_bytes(path, environment[name])
-    return {f"{MEMBERS}{name}": data for name, data in environment.items()}
 
 
 def select(archive: str, split: str, checkpoint: str, weights: bool) -> None:
@@ -445,6 +451,17 @@ def publish_weights(archive: str, which: str) -> None:
         from .weights import plain_weights
 
         write_bytes(output, saved(plain_weights(run_zip, epoch_of(finished_run(run_zip), checkpoint))))
+    _describe_published_environment(archive, run_zip)
+
+
+def _describe_published_environment(archive: str, run_zip: str) -> None:
+    """Let what env/ has be of the run that is published now, if another one was before."""
+    from .environment import frozen_environment
+    from .environment_files import outdated_names
+
+    environment = frozen_environment(run_zip) or {}
+    names = outdated_names(archive, environment)
+    _record_environment_of_training(archive, environment, names, "publish_weights")
 
 
 def extract(archive: str, source: str, member: str, target: str, rule: str) -> None:
