@@ -324,6 +324,51 @@ def rebuild(archive: str, data_root: str | None, options: tuple[str, ...]) -> No
     sys.exit(import_module(".calling", __package__).rebuild(archive, data_root, options))
 
 
+changes = click.option(
+    "--set", "changes", multiple=True, metavar="NAME=VALUE", help="A variable of the configuration; may be repeated."
+)
+target = click.argument("target", type=click.Path(file_okay=False))
+
+
+def _by_name(pairs: tuple[str, ...]) -> dict[str, str]:
+    if wrong := [pair for pair in pairs if not pair.partition("=")[1]]:
+        raise click.BadParameter(f"found {wrong[0]!r}, wanted NAME=VALUE", param_hint="--set")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+@cli.command()
+@archive
+@target
+@changes
+def clone(archive: str, target: str, changes: tuple[str, ...]) -> None:
+    """Copy ARCHIVE to TARGET, with other values where --set says so; TARGET names ARCHIVE as its origin."""
+    import_module(".clone", __package__).clone(archive, target, _by_name(changes))
+    click.echo(f"{target}: cloned from {archive}; what is now to be made: armarium status {shlex.quote(target)}")
+
+
+@cli.command()
+@archive
+@target
+@changes
+@click.option(
+    "--from",
+    "start",
+    metavar="FILE",
+    help="Another archive's models/model.pt or models/final_model.pt, or any file of weights.",
+)
+@click.option(
+    "--continue", "further", is_flag=True, help="Go on with the optimizer's state, instead of transferring weights."
+)
+@click.option("--cores", default="all", show_default=True, help="CPU cores for Snakemake.")
+def finetune(archive: str, target: str, changes: tuple[str, ...], start: str | None, further: bool, cores: str) -> None:
+    """Clone ARCHIVE to TARGET and train that on from ARCHIVE's weights, or from those of FILE."""
+    module = import_module(".finetune", __package__)
+    start = module.start_file(start, further)
+    import_module(".clone", __package__).clone(archive, target, _by_name(changes))
+    module.prepare(target, start)
+    sys.exit(import_module(".calling", __package__).build_archive(target, ["--cores", cores]))
+
+
 @cli.command(context_settings=passed_on)
 @archive
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)

@@ -23,7 +23,8 @@ from .errors import UserError
 from .files import json_text, read_json, read_text, write_text
 from .hashing import HashIndex
 from .manifest import read_manifest
-from .mmar_configs import derived_configs, environment_defaults
+from .mmar_configs import derived_configs, environment_defaults, finetune_config
+from .parent import read_parent, start_in_configuration
 from .split_files import given_groups, own_groups, sides_of, tested_on
 
 
@@ -46,7 +47,7 @@ class Configured:
 
     ``effective`` maps each part of ``layout.EFFECTIVE`` and ``files`` to the text its file has, or would
     have when nothing may be written (a dry run); ``changed`` names the parts whose file differs, ``rewritten``
-    every configuration file that does.
+    every configuration file that does; ``start`` says what training starts from, where that is a parent's weights.
     """
 
     archive: str
@@ -54,6 +55,7 @@ class Configured:
     settings: dict
     data_root: str
     effective: dict[str, str]
+    start: dict | None = None
     changed: set[str] = field(default_factory=set)
     rewritten: list[str] = field(default_factory=list)
 
@@ -266,7 +268,10 @@ def _recipe_files(folder: str, name: str) -> dict[str, dict]:
             f"archives.{name}.recipe: no config_train.json in '{folder}'; wanted a folder with an MMAR's config/"
         )
     wanted = (*layout.MMAR_CONFIGS, "environment.json")
-    return {n: _read_object(base / n) for n in wanted if (base / n).is_file()}
+    files = {n: _read_object(base / n) for n in wanted if (base / n).is_file()}
+    if files.get(FINETUNE) == finetune_config(files["config_train.json"]):
+        del files[FINETUNE]  # an archive's, as it follows from the other
+    return files
 
 
 MOST_RESULTS = 100_000
@@ -486,6 +491,37 @@ def _text(path: str, value: dict | list) -> str:
     return present if same else text
 
 
+FINETUNE = "config_finetune.json"
+"""What configures the training of an archive that starts from a parent's weights, as in an MMAR."""
+OWN = "own config_finetune.json"
+"""In the record of what was written: that ``config_finetune.json`` does not follow from ``config_train.json``."""
+
+
+def _noted(archive: str, is_brought: bool) -> dict:
+    """``OWN``, where the recipe brings a ``config_finetune.json`` or a clone's was edited by hand."""
+    record = layout.written_configs(archive)
+    written = read_json(record) if os.path.isfile(record) else {}
+    known = written if isinstance(written, dict) else {}
+    path = layout.mmar_config(archive, FINETUNE)
+    edited = FINETUNE in known and os.path.isfile(path) and _sha256(read_text(path)) != known[FINETUNE]
+    return {OWN: True} if is_brought or edited or known.get(OWN) is True else {}
+
+
+def _finetuned(archive: str, files: dict[str, dict], given: Globals, noted: dict) -> dict[str, dict]:
+    """The files of an archive that starts from a parent's weights, by whose ``config_finetune.json`` it is trained.
+
+    That follows ``config_train.json``, unless a recipe brought its own or it was edited by hand.
+    """
+    if not noted:
+        return {**files, FINETUNE: finetune_config(files["config_train.json"], read_parent(archive))}
+    own, _ = recipe.override(files[FINETUNE], files["environment.json"], given.changes)
+    return {**files, FINETUNE: own}
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _write_if_changed(archive: str, path: str, text: str, dry: bool) -> bool:
     """Whether the file differs from ``text``; brings it up to date unless ``dry``.
 
@@ -536,16 +572,22 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
         If a configuration is wrong, or a listed archive's was edited by hand.
     """
     spec, files = _listed_files(archive, section, given) if section else _held_files(archive, given)
-    source = layout.mmar_config(archive, "config_train.json")
-    settings = recipe.training_settings(files["config_train.json"], files["environment.json"], source)
-    chosen = _check_selection(spec, settings, archive)
+    index = HashIndex(Path(given.cache_dir, "hashes.sqlite"))
+    start = start_in_configuration(archive, index)
+    noted = _noted(archive, bool(section) and FINETUNE in files)
     files = {**derived_configs(files["config_train.json"], spec["dataset"]["task"]), **files}
+    if start:
+        files = _finetuned(archive, files, given, noted)
+    name = FINETUNE if start else "config_train.json"
+    settings = recipe.training_settings(files[name], files["environment.json"], layout.mmar_config(archive, name))
+    chosen = _check_selection(spec, settings, archive)
+    settings |= {"start": start} if start else {}
     data_root = files["environment.json"]["DATA_ROOT"]
     given_splits = files.get("splits.json") if spec["splits"]["method"] == "file" else None
     _refuse_groups_twice(archive, spec["test"]["groups"], given_splits)
     parts = _effective(spec, settings, chosen, given_splits)
     effective = {part: _text(layout.effective(archive, part), value) for part, value in parts.items()}
-    configured = Configured(archive, spec, settings, data_root, effective)
+    configured = Configured(archive, spec, settings, data_root, effective, start)
     if spec["publish"] not in configured.split_numbers:
         raise UserError(f"{archive}: publish is {spec['publish']}; wanted one of the splits {configured.split_numbers}")
     asked = sum(len(chosen) * max(1, len(configured.groups_of(k))) for k in configured.split_numbers)
@@ -553,7 +595,6 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
         raise UserError(
             f"{archive}: {asked:,} results of every split, checkpoint and test group, wanted at most {MOST_RESULTS:,}; ask for fewer of these"
         )
-    index = HashIndex(Path(given.cache_dir, "hashes.sqlite"))
     groups = {g: t for g, t in parts["test"]["groups"].items() if "given" not in t}
     configured.effective["files"] = json_text(changed_files(archive, spec["dataset"], groups, data_root, index))
 
@@ -564,7 +605,7 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
         path = layout.mmar_config(archive, name)
         if _write_if_changed(archive, path, text, dry):
             configured.rewritten.append(path)
-    hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    hashes = {name: _sha256(text) for name, text in texts.items()} | noted
     _write_if_changed(archive, layout.written_configs(archive), json_text(hashes), dry)
     for part, text in configured.effective.items():
         path = layout.effective(archive, part)
@@ -572,6 +613,25 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
             configured.changed.add(part)
             configured.rewritten.append(path)
     return configured
+
+
+def edited_configuration(archive: str, changes: dict) -> dict[str, str]:
+    """What the files of an archive on disk would be with ``changes`` of variables put in, by path; those that differ.
+
+    Raises
+    ------
+    UserError, Problems
+        If its configuration is wrong, or would be.
+    """
+    held = _read_object(layout.archive_json(archive))
+    trusted = held.get("allow", [])  # nothing is run here
+    spec, files = _held_files(archive, Globals(None, changes, allow=tuple(map(str, trusted))))
+    source = layout.mmar_config(archive, "config_train.json")
+    settings = recipe.training_settings(files["config_train.json"], files["environment.json"], source)
+    _check_selection(spec, settings, archive)
+    values = {"archive.json": spec, **{name: files[name] for name in ("config_train.json", "environment.json")}}
+    texts = {path: _text(path, v) for path, v in ((layout.mmar_config(archive, n), v) for n, v in values.items())}
+    return {path: text for path, text in texts.items() if not os.path.isfile(path) or read_text(path) != text}
 
 
 def read_effective(archive: str, part: str) -> dict:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
+
+from . import layout
+from .parent import CONTINUE, Parent
 
 
 def environment_defaults() -> dict:
@@ -50,18 +54,38 @@ def _evaluation(conf: dict, use_ts: bool, data_list_key: str, metrics: bool, han
     return result
 
 
-def _finetune(conf: dict) -> dict:
-    """The training configuration with a loader of the archive's own weights in front."""
+def finetune_config(conf: dict, parent: Parent | None = None) -> dict:
+    """``config_finetune.json``: the training configuration with a loader of the starting weights in front.
+
+    Parameters
+    ----------
+    conf:
+        A ``config_train.json``.
+    parent:
+        What the archive's training starts from; of an archive that starts from nothing, what finetune.sh would take.
+    """
     tuned = deepcopy(conf)
     tuned["dont_load_ckpt_model"] = False
-    loader = {
-        "name": "CheckpointLoader",
-        "disabled": "{dont_load_ckpt_model}",
-        "args": {"load_path": "{MMAR_CKPT}", "load_dict": {"model": "@model"}},
-    }
+    loader = {"name": "CheckpointLoader", "disabled": "{dont_load_ckpt_model}", "args": _loaded(parent)}
     others = [h for h in tuned["train"]["handlers"] if h.get("name") != "CheckpointLoader"]
     tuned["train"]["handlers"] = [loader, *others]
     return tuned
+
+
+def _loaded(parent: Parent | None) -> dict:
+    """The loader's arguments: MONAI's, who would leave out layers of other shapes as well."""
+    if parent is not None and parent.mode == CONTINUE:
+        parts = {"model": "@model", "optimizer": "@optimizer"}
+        return {"load_path": _every_file(parent), "load_dict": parts, "strict": True}
+    path = "{MMAR_CKPT}" if parent is None else _every_file(parent)
+    return {"load_path": path, "load_dict": {"model": "@model"}, "strict": False, "strict_shape": False}
+
+
+def _every_file(parent: Parent) -> str:
+    """The files of a parent, relative to the archive; of several, one for each split, their pattern."""
+    names = list(parent.files)
+    name = names[0] if len(names) == 1 else f"split-*{os.path.splitext(names[0])[1]}"
+    return layout.parent_file("", name).removeprefix("/")
 
 
 def derived_configs(conf: dict, task: str) -> dict[str, dict]:
@@ -89,7 +113,7 @@ def derived_configs(conf: dict, task: str) -> dict[str, dict]:
         },
     }
     return {
-        "config_finetune.json": _finetune(conf),
+        "config_finetune.json": finetune_config(conf),
         "config_validation.json": _evaluation(conf, True, "validation", True, [metrics]),
         "config_validation_ckpt.json": _evaluation(conf, False, "validation", True, [metrics]),
         "config_inference.json": _evaluation(conf, True, "test", False, [saver]),

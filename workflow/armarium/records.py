@@ -15,6 +15,7 @@ from .history import Progress, peak_memory_mib
 from .maps import computational_json, not_rebuilt
 from .progress import event_scalars, mean_loss
 from .run import INFO, TRAINED, epochs_noted, info_text, saved
+from .starting import starting_members, starting_summary
 from .tables import tsv
 from .training import SplitTraining
 
@@ -66,6 +67,7 @@ def _summary(training: SplitTraining) -> str:
     progress = training.progress
     lines = [
         f"Split {training.split}",
+        *starting_summary(training),
         f"Training cases: {len(training.cases)}",
         f"Validation cases: {len(training.validation)}",
         f"Epochs: {progress.epoch} of {training.settings['epochs']}{' (stopped early)' if progress.stopped_early else ''}",
@@ -162,6 +164,7 @@ def run_members(training: SplitTraining, fingerprint: str, environment: dict[str
         **history_members(training.progress, training.scorer.metrics),
         **log_members(training),
         "state/final.pt": saved(state),
+        **starting_members(training),
         **environment,
         **timing_members(training),
     }

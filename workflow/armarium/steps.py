@@ -25,6 +25,7 @@ from .dataset import REGRESSION, read_facts
 from .errors import UserError
 from .files import json_text, memory_bytes, read_bytes, remove_abandoned, write_bytes, write_json
 from .hashing import HashIndex
+from .parent import parent_inputs, refuse_seen
 from .parts import PARITY, SCRIPT, Parts
 from .provenance import is_recorded, recorded_of, step
 from .run import INFO, TRAINING_LOSS, Workspace, finished_run, lacking, only_trainer, weights_of
@@ -143,7 +144,8 @@ def class_names(archive: str) -> dict[int, str]:
 # ---- training
 
 
-def _sides(archive: str, split: str) -> dict[str, list[str]]:
+def sides_of_split(archive: str, split: str) -> dict[str, list[str]]:
+    """The names of the cases of each side."""
     splits = read_splits(layout.splits_json(archive))["splits"]
     if int(split) >= len(splits):
         raise UserError(
@@ -161,6 +163,7 @@ def train(archive: str, split: str, device: str, cache_dir: str) -> None:
         *(layout.effective(archive, p) for p in ("data", "split", "train", "select", "files")),
         layout.splits_json(archive),
         layout.cases_tsv(archive),
+        *parent_inputs(archive, split),
     ]
     output, name = layout.run_zip(archive, split), f"train_split-{split}"
     with only_trainer(archive, split):
@@ -210,12 +213,20 @@ def _add_epochs(archive: str, split: str, device: str, cache_dir: str, workspace
 
 def _training_of(archive: str, split: str, device: str, cache_dir: str) -> tuple:
     """What a training takes, but for its workspace; from here on computing is deterministic."""
-    settings, sides = recipe_of(archive), _sides(archive, split)
+    settings, sides = recipe_of(archive), sides_of_split(archive, split)
+    if settings.get("start"):
+        refuse_seen(archive, split, _scored_images(archive, split, sides))
     from .network import choose_device, make_deterministic
 
     make_deterministic(settings)
     cases = (cases_of(archive, sides[side]) for side in layout.SIDES)
     return settings, split, *cases, class_names(archive), data_root_of(archive), cache_dir, choose_device(device)
+
+
+def _scored_images(archive: str, split: str, sides: dict[str, list[str]]) -> dict[str, str]:
+    """SHA-256 of the images of each case that a split is validated or tested on."""
+    names = [*sides[layout.VALIDATION], *cases_tested_by(read_splits(layout.splits_json(archive)), int(split))]
+    return {case["case"]: case["sha256"][0] for case in cases_of(archive, names)}
 
 
 def _environment_of_training(archive: str, split: str) -> dict[str, bytes]:
@@ -254,7 +265,8 @@ def copy_logs(archive: str, split: str, targets: list[str]) -> None:
     """Logs and histories of a split out of run.zip."""
     from .run import copy_members
 
-    rule = "copy_learning_rates" if len(targets) == 1 else "copy_logs"
+    alone = "copy_starting_weights" if targets == [layout.starting_weights(archive, split)] else "copy_learning_rates"
+    rule = alone if len(targets) == 1 else "copy_logs"
     with step(archive, f"{rule}_split-{split}", rule, [layout.run_zip(archive, split)], targets):
         copy_members(archive, split, targets)
 
@@ -266,11 +278,14 @@ def check_recipe(archive: str) -> None:
     with step(archive, "check_recipe", "check_recipe", inputs, outputs):
         from .bundle_metadata import input_shape
         from .inspection import check_components, check_regression, layer_table
+        from .starting import check_start
 
         settings = recipe_of(archive)
         network = check_components(settings, class_names(archive))
         if settings["task"] == REGRESSION:
             check_regression(settings, network, input_shape(archive))
+        if settings.get("start"):
+            check_start(archive, network, input_shape(archive)[1])
         write_bytes(outputs[0], f"{network!r}\n".encode())
         write_bytes(outputs[1], layer_table(network).encode())
 
@@ -343,7 +358,7 @@ def write_results(archive: str, group: str, split: str, checkpoint: str) -> None
 def published_cases(archive: str, publish: int) -> list[str]:
     """The cases that the model of the split ``publish`` may be scored on: its test groups', else its validation cases."""
     tested = cases_tested_by(read_splits(layout.splits_json(archive)), publish)
-    return tested or _sides(archive, str(publish))["validation"]
+    return tested or sides_of_split(archive, str(publish))["validation"]
 
 
 def evaluate_published(archive: str, device: str, cache_dir: str, trusted: bool) -> None:

@@ -29,6 +29,7 @@ from .history import CollectedWarnings, Progress, better, peak_memory_mib
 from .network import build_network, one_number_a_case
 from .progress import EpochProgress
 from .run import SAVED, TRAINED, Workspace
+from .starting import begin
 from .transforms import as_batch, build_transforms, components_at_work, split_at_first_random
 
 LONG_RECORDS = ("losses", "rates")
@@ -126,11 +127,11 @@ class SplitTraining:
         return parts | ({"schedule": self.schedule} if self.schedule else {})
 
     def resume(self) -> int:
-        """Take up the saved state, if there is one; the epochs already trained."""
+        """Take up the saved state or, if there is none, what training starts from; the epochs already trained."""
         state = self.workspace.load_state()
         if state is None:
             self.workspace.start_afresh()
-            return 0
+            return begin(self)
         try:
             for name, part in self._stateful().items():
                 part.load_state_dict(state[name])

@@ -23,6 +23,7 @@ from armarium.errors import UserError
 from armarium.faults import in_words
 from armarium.held import give_back, held_products, hold
 from armarium.naming import CASE, CHECKPOINT, GROUP
+from armarium.origin import note_origin
 from armarium.recipe import class_name
 from armarium.running import Run
 from armarium.standing import standing
@@ -167,6 +168,7 @@ def configured(archive):
     told(settle_what_is_left, archive)
     told(adopt_once, archive)
     held = told(configure, *given)
+    told(note_clone, archive, held)
     note_as_known(archive)
     return held
 
@@ -192,6 +194,13 @@ def adopt_once(archive):
             names = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
             print(f"armarium: {archive}: not as its manifest says: {names}", file=sys.stderr)
         mark_adopted(archive, str(STATE))
+
+
+def note_clone(archive, held):
+    """Keep in an adopted archive what it was, where its configuration makes it another one."""
+    from armarium.adoption import adopted_as
+
+    note_origin(archive, adopted_as(archive, str(STATE)), held.effective)
 
 
 def note_as_known(archive):

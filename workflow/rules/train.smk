@@ -110,3 +110,21 @@ rule copy_learning_rates:
         "../../envs/data.yaml"
     shell:
         "python -m armarium --log {log:q} copy-logs {wildcards.archive:q} {wildcards.split} {output:q}"
+
+
+rule copy_starting_weights:
+    input:
+        if_finetuned,
+        unless_kept(
+            layout.starting_weights("{archive}", "{split}"),
+            layout.run_zip("{archive}", "{split}"),
+            cut_from=of_run,
+        ),
+    output:
+        layout.starting_weights("{archive}", "{split}"),
+    log:
+        layout.log("{archive}", "copy_starting_weights_{split}"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} copy-logs {wildcards.archive:q} {wildcards.split} {output:q}"
