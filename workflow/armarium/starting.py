@@ -1,9 +1,10 @@
 """Where a fine-tuning starts: a parent's weights, or all that its training left. Needs torch; nothing in a file is run.
 
 Transfer. A layer whose name and shape are those of the parent's is taken. A convolution that the images go into, of another
-number of channels, is resized: the parent's input channels are repeated in turn and scaled by (theirs / ours), so that
-equal channels give the parent's activations (as timm's ``adapt_input_conv``). Any other, such as the last one of other
-classes, is new: as the recipe's seed draws it.
+number of channels, is resized: of more channels here the parent's are repeated in turn, each divided among its repetitions;
+of fewer, those of the parent that fall on one are added. So images whose channels are equal give the parent's activations
+(timm's ``adapt_input_conv`` does the same for one channel). Any other, such as the last one of other classes, is new: as
+the recipe's seed draws it.
 
 Continue. Network, optimizer's moments and history are the parent's, and the next epoch is the one after its last. The
 optimizer's and schedule's constants are the recipe's, the schedule being taken to where the parent stopped: one that does
@@ -178,10 +179,14 @@ def _differ_in_channels_alone(theirs: Sequence[int], own: Sequence[int]) -> bool
 
 
 def _resized(kernel: torch.Tensor, channels: int) -> torch.Tensor:
-    """``[out, theirs, *size]`` to ``[out, channels, *size]``."""
+    """``[out, theirs, *size]`` to ``[out, channels, *size]``; over the channels the sum stays the same."""
     theirs = kernel.shape[1]
+    if channels < theirs:
+        smaller = torch.zeros_like(kernel[:, :channels])
+        return smaller.index_add_(1, torch.arange(theirs) % channels, kernel)
     turn = torch.arange(channels) % theirs
-    return kernel[:, turn] * (theirs / channels)
+    times = torch.bincount(turn)[turn].view(1, -1, *[1] * (kernel.ndim - 2))
+    return kernel[:, turn] / times
 
 
 def table_of(layers: Sequence[Layer]) -> str:
