@@ -121,7 +121,7 @@ def test_rules_of_the_table_of_reruns_are_the_workflows():
     shown = {rule for row in reruns.table().values() for rule in row.rules or ()}
     assert shown <= rules
     elsewhere = {"extract_probabilities", "extract_predictions"}
-    elsewhere |= {"record_conda_environment", "record_rule_environment", "copy_lock_file"}
+    elsewhere |= {"record_conda_environment", "record_rule_environment", "copy_lock_file", "copy_starting_weights"}
     assert rules - shown <= elsewhere, "a rule that no edit reruns"
 
 
@@ -136,7 +136,16 @@ def code_of(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "CHANGELOG.md", "config/README.md", "docs/reruns.md", "docs/rebuilding.md", "docs/reading.md"]
+    "name",
+    [
+        "README.md",
+        "CHANGELOG.md",
+        "config/README.md",
+        "docs/reruns.md",
+        "docs/rebuilding.md",
+        "docs/reading.md",
+        "docs/finetuning.md",
+    ],
 )
 def test_every_make_command_names_a_target(name):
     lines = re.findall(r"^([\w -]+):(?!=)", (REPO / "Makefile").read_text(), re.M)

@@ -192,7 +192,7 @@ def test_going_on_with_a_schedule_of_the_whole_length_is_where_the_longer_one_is
     conf = recipe()
     conf["train"]["lr_scheduler"] = {
         "name": "WarmupCosineSchedule",
-        "args": {"warmup_steps": 2, "t_total": "{iterations}"},
+        "args": {"warmup_steps": 1, "t_total": "{iterations}"},
     }
     handler(conf, "LrScheduleHandler").update(epoch_level=False)
     first = training_of(data, tmp_path / "a", settings(conf, epochs=1))
@@ -222,7 +222,7 @@ def test_what_cannot_go_on_is_refused_before_an_epoch(data, tmp_path):
     )
     conf = recipe()
     conf["train"]["optimizer"] = {"name": "SGD", "args": {"lr": 0.1}}
-    assert "optimizer must be the parent's: found Adam there, SGD here" in refused("d", settings(conf, epochs=3))
+    assert "optimizer must be the parent's: found AdamW there, SGD here" in refused("d", settings(conf, epochs=3))
     conf = recipe()
     conf["train"]["model"]["args"]["channels"] = [4, 8]
     assert "network must be the parent's; model.0." in refused("e", settings(conf, epochs=3))
@@ -397,10 +397,11 @@ def test_a_clone_is_a_copy_with_the_edit_and_its_origin(tmp_path, monkeypatch):
     assert read_json("archives/b/config/config_train.json")["epochs"] == 3
     assert not Path("archives/b/training").exists() or not list(Path("archives/b/training").rglob("state.pt"))
     assert read_json("archives/b/config/environment.json")["DATA_ROOT"] == "data"
+    (tmp_path / ".snakemake").mkdir()  # where the archive is built from
     (tmp_path / "else/.snakemake").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "else")
     clone(archive, "c", {})
-    assert read_json("c/config/environment.json")["DATA_ROOT"] == str(tmp_path / "archives/data")
+    assert read_json("c/config/environment.json")["DATA_ROOT"] == str(tmp_path / "data")
 
 
 @pytest.mark.parametrize(

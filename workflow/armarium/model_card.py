@@ -13,6 +13,7 @@ from .dataset import REGRESSION, read_facts
 from .errors import UserError
 from .files import read_json, write_text
 from .maps import finished_runs
+from .parent import read_parent
 from .results import OWN, sets_tested, spread
 from .split_files import own_groups, read_splits
 from .tables import UNDEFINED, read_tsv
@@ -71,8 +72,15 @@ def _model(archive: str, train: dict) -> str:
         f"Loss: {_name(train['loss'])}; optimizer: {_name(train['optimizer'])}",
         f"At most {train['epochs']} epochs; seed {train['seed']}",
         f"Published in `models/`: checkpoint {published_checkpoint(train)} of split {publish}",
+        *_started_from(archive),
     ]
     return "\n".join(["## Model", "", *(f"- {r}" for r in rows)])
+
+
+def _started_from(archive: str) -> list[str]:
+    """Of a fine-tuned archive: from what."""
+    parent = read_parent(archive)
+    return [f"Started from: {parent}; `training/split-*/starting_weights.tsv` tells by layer"] if parent else []
 
 
 def _name(component: dict) -> str:

@@ -56,6 +56,10 @@ class Parent:
         """The file that a split starts from; None if there is none for it."""
         return self.starts.get(str(split), self.starts.get(EVERY_SPLIT))
 
+    def __str__(self) -> str:
+        whose = f"{self.file} of {self.name}" if self.name else self.file
+        return f"{whose} ({self.identifier}; {self.mode}: {MODES[self.mode]})"
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
