@@ -224,8 +224,8 @@ def test_what_cannot_go_on_is_refused_before_an_epoch(data, tmp_path):
     conf["train"]["optimizer"] = {"name": "SGD", "args": {"lr": 0.1}}
     assert "optimizer must be the parent's: found AdamW there, SGD here" in refused("d", settings(conf, epochs=3))
     conf = recipe()
-    conf["train"]["model"]["args"]["channels"] = [4, 8]
-    assert "network must be the parent's; model.0." in refused("e", settings(conf, epochs=3))
+    conf["train"]["model"]["args"]["out_channels"] = 3
+    assert "network must be the parent's; model.2." in refused("e", settings(conf, epochs=3))
 
 
 def test_a_training_validated_otherwise_takes_no_scores_of_the_parent(data, tmp_path, capsys):
