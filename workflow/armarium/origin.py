@@ -74,11 +74,11 @@ def is_clone(archive: str) -> bool:
 
 
 def is_as_cloned(archive: str) -> bool:
-    """Whether a clone still holds what it was cloned with: nothing was made in it since."""
-    manifest, origin = _manifest_of(archive), read_origin(archive)
-    if manifest is None or not is_clone(archive):
+    """Whether a clone still holds what it was cloned with: nothing was made in it since, so its manifest is the other's."""
+    manifest = _manifest_of(archive)
+    if manifest is None:
         return False
-    return origin["identifier"] == manifest.identifier if "identifier" in origin else _is_renamed(archive, manifest)
+    return _is_renamed(archive, manifest) or read_origin(archive).get("identifier") == manifest.identifier
 
 
 def _manifest_of(archive: str) -> Manifest | None:

@@ -236,7 +236,11 @@ class Workspace:
 
     def keep_checkpoint(self, epoch: int, weights: dict) -> None:
         """Keep the weights of an epoch that may be selected."""
-        write_bytes(self.kept / f"{epoch}.pt", saved(weights))
+        self.keep_file(epoch, saved(weights))
+
+    def keep_file(self, epoch: int, data: bytes) -> None:
+        """The same of weights that are a file's content already."""
+        write_bytes(self.kept / f"{epoch}.pt", data)
 
     def drop_checkpoints_but(self, epochs: set[int]) -> None:
         for path in self.kept.glob("*.pt"):

@@ -28,7 +28,7 @@ import torch
 
 from . import layout
 from .errors import UserError
-from .files import memory_bytes, read_bytes, write_bytes
+from .files import memory_bytes, read_bytes
 from .history import Progress
 from .network import Network
 from .parent import CONTINUE, Parent, read_parent
@@ -451,10 +451,10 @@ def _warnings(training: SplitTraining, path: str) -> list[str]:
 
 def _keep_checkpoints(training: SplitTraining, path: str, info: dict) -> None:
     """The parent's weights of epochs that may still be selected."""
-    progress, kept = training.progress, training.workspace.kept
+    progress = training.progress
     for epoch in sorted(progress.epochs_to_keep(training.settings["keep_epochs"])):
         if str(epoch) not in info["checkpoints"]:
             raise damaged(path, f"it does not hold its epoch {epoch}")
         data = zip_member(path, member_of_checkpoint(epoch), 2 * most_bytes(training.network))
         weights_in(data, f"{path}: {member_of_checkpoint(epoch)}")
-        write_bytes(kept / f"{epoch}.pt", data)
+        training.workspace.keep_file(epoch, data)
