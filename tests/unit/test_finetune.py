@@ -14,7 +14,7 @@ from armarium.clone import clone
 from armarium.configure import Globals, configure
 from armarium.errors import UserError
 from armarium.files import read_json, write_json
-from armarium.finetune import prepare, start_file
+from armarium.finetune import prepare, prepare_clone, start_file
 from armarium.hashing import sha256
 from armarium.network import Network
 from armarium.parent import CONTINUE, TRANSFER, Parent, read_parent, refuse_seen, start_in_configuration
@@ -216,7 +216,9 @@ def test_what_cannot_go_on_is_refused_before_an_epoch(data, tmp_path):
             continuing(data, tmp_path / name, given, run).resume()
         return str(error.value)
 
-    assert "epochs is 2, and the parent was trained for 2" in refused("b", settings(epochs=2))
+    assert "split-0.zip) was trained for 2; epochs counts from the beginning: set it to more than 2" in refused(
+        "b", settings(epochs=2)
+    )
     assert "epoch 1 was trained in the parent, which did not keep it" in refused(
         "c", settings(epochs=3, keep_epochs=[1])
     )
@@ -462,6 +464,15 @@ def test_any_file_of_weights_is_put_beside_a_clone_as_it_is(tmp_path, monkeypatc
     with pytest.raises(UserError, match="might be code and was not run"):
         prepare("archives/b", "evil.pt")
     assert read_parent("archives/b") == parent
+
+
+def test_a_clone_that_cannot_be_prepared_is_none(tmp_path, monkeypatch):
+    held_archive(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    file_of(tmp_path / "evil.pt", {"a": Evil()})
+    with pytest.raises(UserError, match="not a clone|might be code"):
+        prepare_clone("archives/a", "archives/b", {}, str(tmp_path / "evil.pt"))
+    assert not Path("archives/b").exists()
 
 
 def test_what_a_command_line_names_is_found(tmp_path, monkeypatch):

@@ -363,9 +363,7 @@ def clone(archive: str, target: str, changes: tuple[str, ...]) -> None:
 def finetune(archive: str, target: str, changes: tuple[str, ...], start: str | None, further: bool, cores: str) -> None:
     """Clone ARCHIVE to TARGET and train that on from ARCHIVE's weights, or from those of FILE."""
     module = import_module(".finetune", __package__)
-    start = module.start_file(start, further)
-    import_module(".clone", __package__).clone(archive, target, _by_name(changes))
-    module.prepare(target, start)
+    module.prepare_clone(archive, target, _by_name(changes), module.start_file(start, further))
     sys.exit(import_module(".calling", __package__).build_archive(target, ["--cores", cores]))
 
 

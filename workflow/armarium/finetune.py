@@ -19,6 +19,7 @@ from pathlib import Path
 from . import layout
 from .boundary import check_boundary
 from .calling import place_of
+from .clone import clone
 from .configure import published_checkpoint, read_effective
 from .contents import contents_of
 from .errors import UserError
@@ -64,6 +65,22 @@ def prepare(archive: str, start: str | None = None) -> None:
         _exists(path)
         place = _archive_of(path)
         _put(archive, before, _of_archive(archive, place, path) if place else _of_file(path))
+
+
+def prepare_clone(source: str, target: str, changes: dict[str, str], start: str | None) -> None:
+    """Clone ``source`` to ``target`` and prepare that; where it cannot be prepared, there is no clone.
+
+    Raises
+    ------
+    UserError, Problems
+        As :func:`~armarium.clone.clone` and :func:`prepare` do.
+    """
+    clone(source, target, changes)
+    try:
+        prepare(target, start)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
 
 
 def start_file(given: str | None, further: bool) -> str | None:
@@ -133,27 +150,36 @@ def _listed(directory: Path) -> list[str]:
 
 def _asked_for(archive: str, start: str | None, before: Parent | None) -> str | None:
     """The file to start from; None to keep what is in ``resources/parent/``."""
-    path, default = _found(archive, start), layout.published_model(archive)
+    path = _found(archive, start)
     if path and not _is_own(archive, path):
         return path
-    if before and path and os.path.isfile(path) and sha256(path) in before.files.values():
+    if before and not _came_with_the_clone(archive) and _is_asked_again(path, before):
         return None
-    by_default = path is None or os.path.realpath(path) == os.path.realpath(default)
-    if is_as_cloned(archive) and not (before and by_default and not _came_with_the_clone(archive)):
-        return path or default
-    if before and by_default:
-        return None
+    path = path or layout.published_model(archive)
+    if is_as_cloned(archive) and _is_as_listed(
+        archive, [path, *(layout.run_zip(archive, k) for k in _splits(archive))]
+    ):
+        return path
     raise UserError(
-        f"{path or default}: this archive's own model, made here since it was cloned; a training cannot start from its own "
+        f"{path}: this archive's own model, and not the one that it was cloned with; a training cannot start from its own "
         f"result: {_how(archive)}"
     )
 
 
+def _is_asked_again(path: str | None, before: Parent) -> bool:
+    return path is None or os.path.basename(path) in (os.path.basename(before.file), *before.files)
+
+
 def _came_with_the_clone(archive: str) -> bool:
     """Whether ``resources/parent/`` is that of the archive that was cloned, itself fine-tuned."""
-    path = layout.parent_json(archive)
-    listed = read_manifest(archive).files.get(os.path.relpath(path, archive))
-    return listed is not None and listed[0] == sha256(path)
+    return is_as_cloned(archive) and _is_as_listed(archive, [layout.parent_json(archive)])
+
+
+def _is_as_listed(archive: str, paths: list[str]) -> bool:
+    """Whether files are those of the manifest; what is not there may be lost."""
+    listed = read_manifest(archive).files
+    there = [path for path in paths if os.path.isfile(path)]
+    return all(listed.get(os.path.relpath(path, archive), ("",))[0] == sha256(path) for path in there)
 
 
 def _found(archive: str, start: str | None) -> str | None:

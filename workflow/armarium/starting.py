@@ -208,11 +208,13 @@ def counted(layers: Sequence[Layer]) -> str:
     return ", ".join(f"{kinds.count(what)} {what}" for what in (TAKEN, RESIZED, NEW, LEFT) if what in kinds)
 
 
-def check_start(archive: str, network: torch.nn.Module, channels: int) -> None:
+def check_start(archive: str, settings: dict, network: torch.nn.Module, channels: int) -> None:
     """Refuse, before anything is trained, a parent that a network can take nothing of.
 
     Parameters
     ----------
+    settings:
+        The effective training configuration.
     network:
         The recipe's, without prefix.
     channels:
@@ -221,11 +223,22 @@ def check_start(archive: str, network: torch.nn.Module, channels: int) -> None:
     Raises
     ------
     UserError
-        If the parent is damaged or nothing of it fits or, to continue, not all.
+        If the parent is damaged or nothing of it fits or, to continue, not all, or it was trained for as many epochs.
     """
     parent = read_parent(archive)
     for name in parent.files if parent else ():
-        _taken(Network(network), parent, layout.parent_file(archive, name), channels)
+        path = layout.parent_file(archive, name)
+        _taken(Network(network), parent, path, channels)
+        if parent.mode == CONTINUE:
+            _refuse_no_more_epochs(settings, path, finished_run(path)["epochs"])
+
+
+def _refuse_no_more_epochs(settings: dict, path: str, done: int) -> None:
+    if done >= settings["epochs"]:
+        raise UserError(
+            f"epochs is {settings['epochs']}, and the parent ({path}) was trained for {done}; epochs counts from the beginning: "
+            f"set it to more than {done}"
+        )
 
 
 # ---- a training's beginning
@@ -321,11 +334,7 @@ def validation_digest(settings: dict, cases: list[dict]) -> str:
 def _go_on(training: SplitTraining, parent: Parent, path: str) -> int:
     info = finished_run(path, "checkpoints")
     done = info["epochs"]
-    if done >= training.settings["epochs"]:
-        raise UserError(
-            f"split {training.split}: epochs is {training.settings['epochs']}, and the parent was trained for {done}; epochs counts "
-            f"from the beginning: set it to more than {done}"
-        )
+    _refuse_no_more_epochs(training.settings, path, done)
     if gone := lacking(info, training.settings["keep_epochs"]):
         raise UserError(
             f"split {training.split}: epoch {gone[0]} was trained in the parent, which did not keep it; take it out of select.epochs"

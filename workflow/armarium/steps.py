@@ -285,7 +285,7 @@ def check_recipe(archive: str) -> None:
         if settings["task"] == REGRESSION:
             check_regression(settings, network, input_shape(archive))
         if settings.get("start"):
-            check_start(archive, network, input_shape(archive)[1])
+            check_start(archive, settings, network, input_shape(archive)[1])
         write_bytes(outputs[0], f"{network!r}\n".encode())
         write_bytes(outputs[1], layer_table(network).encode())
 
