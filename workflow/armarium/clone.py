@@ -50,7 +50,7 @@ def clone(source: str, target: str, changes: dict[str, str]) -> None:
         for path, text in edits.items():
             write_text(copy / os.path.relpath(path, source), text)
         _keep_data_root(str(copy), directory, working_directory(Path(target).resolve(), Path.cwd()))
-        if origin:
+        if origin and (edits or origin["name"] == os.path.basename(target)):  # else it is the same archive
             write_origin(str(copy), origin)
 
 

@@ -217,7 +217,8 @@ def stamp(*what):
 
 def stamped(archive, what, after):
     """A file newer than ``after``: an input that makes Snakemake run a job whose product is out of date."""
-    path = STATE / "stale" / hashlib.sha256(os.path.abspath(archive).encode()).hexdigest()[:16] / what
+    # In a folder of its own: of a folder that it has looked into, Snakemake sees no newer files.
+    path = STATE / "stamps" / hashlib.sha256(os.path.abspath(archive).encode()).hexdigest()[:16] / what / "stamp"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{time.time_ns()}\n")  # never the same: Snakemake compares with what the last job was given
     newer = max(time.time(), os.path.getmtime(after) + 1) if os.path.exists(after) else time.time()
