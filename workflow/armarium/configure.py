@@ -269,9 +269,16 @@ def _recipe_files(folder: str, name: str) -> dict[str, dict]:
         )
     wanted = (*layout.MMAR_CONFIGS, "environment.json")
     files = {n: _read_object(base / n) for n in wanted if (base / n).is_file()}
-    if files.get(FINETUNE) == finetune_config(files["config_train.json"]):
-        del files[FINETUNE]  # an archive's, as it follows from the other
+    if FINETUNE in files and _follows(files):
+        del files[FINETUNE]  # an archive's, as it is derived from the other
     return files
+
+
+def _follows(files: dict[str, dict]) -> bool:
+    try:
+        return files[FINETUNE] == finetune_config(files["config_train.json"])
+    except (KeyError, TypeError, AttributeError):  # no configuration, which is told where it is read
+        return False
 
 
 MOST_RESULTS = 100_000
@@ -507,6 +514,10 @@ def _noted(archive: str, is_brought: bool) -> dict:
     return {OWN: True} if is_brought or edited or known.get(OWN) is True else {}
 
 
+def _settings(archive: str, files: dict[str, dict], name: str) -> dict:
+    return recipe.training_settings(files[name], files["environment.json"], layout.mmar_config(archive, name))
+
+
 def _finetuned(archive: str, files: dict[str, dict], given: Globals, noted: dict) -> dict[str, dict]:
     """The files of an archive that starts from a parent's weights, by whose ``config_finetune.json`` it is trained.
 
@@ -574,14 +585,13 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
     spec, files = _listed_files(archive, section, given) if section else _held_files(archive, given)
     index = HashIndex(Path(given.cache_dir, "hashes.sqlite"))
     start = start_in_configuration(archive, index)
+    settings = _settings(archive, files, "config_train.json")
     noted = _noted(archive, bool(section) and FINETUNE in files)
     files = {**derived_configs(files["config_train.json"], spec["dataset"]["task"]), **files}
     if start:
         files = _finetuned(archive, files, given, noted)
-    name = FINETUNE if start else "config_train.json"
-    settings = recipe.training_settings(files[name], files["environment.json"], layout.mmar_config(archive, name))
+        settings = {**_settings(archive, files, FINETUNE), "start": start}
     chosen = _check_selection(spec, settings, archive)
-    settings |= {"start": start} if start else {}
     data_root = files["environment.json"]["DATA_ROOT"]
     given_splits = files.get("splits.json") if spec["splits"]["method"] == "file" else None
     _refuse_groups_twice(archive, spec["test"]["groups"], given_splits)
@@ -626,9 +636,7 @@ def edited_configuration(archive: str, changes: dict) -> dict[str, str]:
     held = _read_object(layout.archive_json(archive))
     trusted = held.get("allow", [])  # nothing is run here
     spec, files = _held_files(archive, Globals(None, changes, allow=tuple(map(str, trusted))))
-    source = layout.mmar_config(archive, "config_train.json")
-    settings = recipe.training_settings(files["config_train.json"], files["environment.json"], source)
-    _check_selection(spec, settings, archive)
+    _check_selection(spec, _settings(archive, files, "config_train.json"), archive)
     values = {"archive.json": spec, **{name: files[name] for name in ("config_train.json", "environment.json")}}
     texts = {path: _text(path, v) for path, v in ((layout.mmar_config(archive, n), v) for n, v in values.items())}
     return {path: text for path, text in texts.items() if not os.path.isfile(path) or read_text(path) != text}
