@@ -252,6 +252,7 @@ def _of_archive(archive: str, place: str, path: str) -> _Given:
     check_boundary(place)
     try:
         splits = _splits(archive)
+        _refuse_other_than_listed(place, path)
         if os.path.abspath(path) == layout.published_final(place):
             return _continued(place, splits)
         if len(splits) > 1 and _same_splits(archive, place):
@@ -263,6 +264,16 @@ def _of_archive(archive: str, place: str, path: str) -> _Given:
             f"{place}: not an archive as this workflow makes it ({type(error).__name__}: {error}); armarium verify {place} "
             "tells what is wrong; copied out of it, the file of weights alone can be started from"
         ) from None
+
+
+def _refuse_other_than_listed(place: str, path: str) -> None:
+    """A parent is named by the identity that its manifest states, which must be of these weights."""
+    files = [path, *(layout.run_zip(place, split) for split in _splits(place))]
+    if os.path.isfile(layout.manifest(place)) and not _is_as_listed(place, files):
+        raise UserError(
+            f"{path}: it, or a run beside it, is not as {layout.manifest(place)} says, so whose weights these are is not known; build that "
+            f"archive to its end, or see armarium verify {place}"
+        )
 
 
 def _name_and_identity(place: str) -> tuple[str, str]:
