@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from . import layout, recipe
+from . import clara, layout, recipe
 from .changes import TESTED, changed_files, is_of_list
 from .config import check, typed
 from .dataset import SUBSETS, TEST
@@ -25,6 +25,7 @@ from .hashing import HashIndex
 from .manifest import read_manifest
 from .mmar_configs import derived_configs, environment_defaults
 from .split_files import given_groups, own_groups, sides_of, tested_on
+from .unused import without_effect
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Configured:
     effective: dict[str, str]
     changed: set[str] = field(default_factory=set)
     rewritten: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @cached_property
     def split_numbers(self) -> list[int]:
@@ -258,15 +260,33 @@ def archive_spec(section: dict) -> dict:
     return {k: v for k, v in section.items() if k != "recipe"}
 
 
-def _recipe_files(folder: str, name: str) -> dict[str, dict]:
+def _recipe_files(folder: str, name: str, allow: list[str]) -> tuple[dict[str, dict], list[str]]:
+    """A recipe's configurations in today's names, and what was translated."""
     base = Path(folder)
     base = base / "config" if (base / "config").is_dir() else base
     if not (base / "config_train.json").is_file():
         raise UserError(
             f"archives.{name}.recipe: no config_train.json in '{folder}'; wanted a folder with an MMAR's config/"
         )
-    wanted = (*layout.MMAR_CONFIGS, "environment.json")
-    return {n: _read_object(base / n) for n in wanted if (base / n).is_file()}
+    return _translated({n: base / n for n in (*layout.MMAR_CONFIGS, "environment.json")}, allow)
+
+
+def _translated(paths: dict[str, Path], allow: list[str]) -> tuple[dict[str, dict], list[str]]:
+    """Those of MMAR's files that exist, in today's names, and what was translated."""
+    files, notes = {}, []
+    for name, path in paths.items():
+        if not path.is_file():
+            continue
+        if name == "environment.json":
+            found, told = clara.read_environment(read_text(path, LARGEST_CONFIG), str(path))
+            found, placed = clara.located(_an_object(found, path))
+            told += placed
+        else:
+            found, told = clara.translated(_read_object(path), str(path), allow)
+            told = [line if name == "config_train.json" else f"{name}: {line}" for line in told]
+        files[name] = found
+        notes += told
+    return files, notes
 
 
 MOST_RESULTS = 100_000
@@ -276,7 +296,10 @@ LARGEST_CONFIG = 1 << 20
 
 
 def _read_object(path: str | Path) -> dict:
-    found = read_json(path, LARGEST_CONFIG)
+    return _an_object(read_json(path, LARGEST_CONFIG), path)
+
+
+def _an_object(found: object, path: str | Path) -> dict:
     if not isinstance(found, dict):
         raise UserError(f"{path}: found a JSON {type(found).__name__}, wanted an object {{…}}")
     return found
@@ -296,10 +319,28 @@ def _environment(given: dict, spec: dict, data_root: str | None) -> dict:
     return environment
 
 
+def _other_task(given: dict, spec: dict) -> list[str]:
+    task = spec["dataset"]["task"]
+    if given.get("PROCESSING_TASK", task) == task:
+        return []
+    return [f"environment.json: PROCESSING_TASK is {given['PROCESSING_TASK']!r:.80}; the dataset's task counts: {task}"]
+
+
 def _kept(archive: str) -> dict:
     """The variables that were set for an archive before."""
     path = layout.archive_json(archive)
     return _kept_in(_read_object(path), path) if Path(path).is_file() else {}
+
+
+OWN_KEYS = ("kept", "translated")
+"""What the archive.json of an archive has beside its section of config.yaml: what was set, and what was translated."""
+
+
+def _lines_in(held: dict, path: str) -> list[str]:
+    lines = held.get("translated", [])
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise UserError(f"{path}: translated is {lines!r:.100}; wanted a list of texts, or none")
+    return lines
 
 
 def _kept_in(held: dict, path: str) -> dict:
@@ -312,7 +353,8 @@ def _kept_in(held: dict, path: str) -> dict:
 def _listed_files(archive: str, section: dict, given: Globals) -> tuple[dict, dict[str, dict]]:
     """The spec and configuration files of an archive that config.yaml lists."""
     spec = archive_spec(section)
-    files = _recipe_files(section["recipe"], Path(archive).name)
+    files, spec["translated"] = _recipe_files(section["recipe"], Path(archive).name, spec["allow"])
+    spec["translated"] += _other_task(files.get("environment.json", {}), spec)
     environment = _environment(files.get("environment.json", {}), spec, given.data_root)
     conf, environment = recipe.override(files["config_train.json"], environment, section["set"])
     kept = {name: value for name, value in _kept(archive).items() if name not in given.changes}
@@ -339,7 +381,7 @@ def _held_files(archive: str, given: Globals) -> tuple[dict, dict[str, dict]]:
         )
     path = layout.archive_json(archive)
     held = _read_object(path)
-    section = {"recipe": layout.mmar_config(archive, ""), **{k: v for k, v in held.items() if k != "kept"}}
+    section = {"recipe": layout.mmar_config(archive, ""), **{k: v for k, v in held.items() if k not in OWN_KEYS}}
     spec = archive_spec(check({"archives": {"archive": section}}, "config", path)["archives"]["archive"])
     spec["kept"] = {**_kept_in(held, path), **given.changes}
     if foreign := [name for name in spec["allow"] if name not in given.allow]:
@@ -347,11 +389,13 @@ def _held_files(archive: str, given: Globals) -> tuple[dict, dict[str, dict]]:
             f"{path}: allow names {', '.join(foreign)}, code that this archive would run; if you know it and it is yours, "
             f"say so with --config allow='[{', '.join(foreign)}]' or as allow at the top of the configuration file"
         )
-    names = (*layout.MMAR_CONFIGS, "environment.json", "splits.json")
-    paths = {n: Path(layout.mmar_config(archive, n)) for n in names}
-    files = {n: (read_json if n == "splits.json" else _read_object)(p) for n, p in paths.items() if p.is_file()}
+    names = (*layout.MMAR_CONFIGS, "environment.json")
+    files, told = _translated({n: Path(layout.mmar_config(archive, n)) for n in names}, spec["allow"])
+    spec["translated"] = list(dict.fromkeys([*_lines_in(held, path), *told]))
     if "config_train.json" not in files:
         raise UserError(f"{archive}: config/config_train.json is missing; copy it back from the recipe")
+    if (splits := Path(layout.mmar_config(archive, "splits.json"))).is_file():
+        files["splits.json"] = read_json(splits)
     environment = _environment(files.get("environment.json", {}), spec, given.data_root)
     files["config_train.json"], files["environment.json"] = recipe.override(
         files["config_train.json"], environment, given.changes
@@ -415,7 +459,9 @@ def _splits_in_use(splits: dict) -> dict:
     return {k: v for k, v in splits.items() if k not in unused}
 
 
-def _effective(spec: dict, settings: dict, chosen: list[str], given_splits: dict | None) -> dict[str, dict]:
+def _effective(
+    spec: dict, settings: dict, chosen: list[str], given_splits: dict | None, warnings: list[str]
+) -> dict[str, dict]:
     dataset = {k: v for k, v in spec["dataset"].items() if k not in (*CHECK_KEYS, "description", "licence")}
     drawn = {g: t for g, t in spec["test"]["groups"].items() if _takes_training_cases(t)}
     other = {g: t for g, t in spec["test"]["groups"].items() if g not in drawn}
@@ -430,7 +476,7 @@ def _effective(spec: dict, settings: dict, chosen: list[str], given_splits: dict
             "task": dataset["task"],
             "allow": spec["allow"],
         },
-        "execution": {k: settings[k] for k in EXECUTION_KEYS},
+        "execution": {**{k: settings[k] for k in EXECUTION_KEYS}, **({"warnings": warnings} if warnings else {})},
         "select": {"checkpoints": chosen},
         "test": {"groups": {**other, **drawn}},
         "predict": {"predictions": spec["predictions"]},
@@ -538,14 +584,16 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
     spec, files = _listed_files(archive, section, given) if section else _held_files(archive, given)
     source = layout.mmar_config(archive, "config_train.json")
     settings = recipe.training_settings(files["config_train.json"], files["environment.json"], source)
+    warnings = [*spec["translated"], *without_effect(files["config_train.json"])]
+    spec = {k: v for k, v in spec.items() if v or k != "translated"}
     chosen = _check_selection(spec, settings, archive)
     files = {**derived_configs(files["config_train.json"], spec["dataset"]["task"]), **files}
     data_root = files["environment.json"]["DATA_ROOT"]
     given_splits = files.get("splits.json") if spec["splits"]["method"] == "file" else None
     _refuse_groups_twice(archive, spec["test"]["groups"], given_splits)
-    parts = _effective(spec, settings, chosen, given_splits)
+    parts = _effective(spec, settings, chosen, given_splits, warnings)
     effective = {part: _text(layout.effective(archive, part), value) for part, value in parts.items()}
-    configured = Configured(archive, spec, settings, data_root, effective)
+    configured = Configured(archive, spec, settings, data_root, effective, warnings=warnings)
     if spec["publish"] not in configured.split_numbers:
         raise UserError(f"{archive}: publish is {spec['publish']}; wanted one of the splits {configured.split_numbers}")
     asked = sum(len(chosen) * max(1, len(configured.groups_of(k))) for k in configured.split_numbers)

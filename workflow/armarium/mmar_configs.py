@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from copy import deepcopy
 
+from .recipe import with_references
+
 
 def environment_defaults() -> dict:
     """environment.json of an archive: locations relative to it, as MMAR names them."""
@@ -18,11 +20,6 @@ def environment_defaults() -> dict:
     }
 
 
-def _resolved_references(train: dict, listed: list) -> list:
-    named = {c.get("name"): c for c in train["pre_transforms"]}
-    return [deepcopy(named.get(c.get("ref"), c)) for c in listed]
-
-
 def _model_choices(conf: dict) -> list[dict]:
     return [
         {"ts_path": "{MMAR_TORCHSCRIPT}", "disabled": "{dont_load_ts_model}"},
@@ -31,7 +28,7 @@ def _model_choices(conf: dict) -> list[dict]:
 
 
 def _evaluation(conf: dict, use_ts: bool, data_list_key: str, metrics: bool, handlers: list) -> dict:
-    validate = deepcopy(conf["validate"])
+    validate = with_references(deepcopy(conf["validate"]), deepcopy(conf["train"]), "config_train.json validate")
     used = {k: v for k, v in conf.items() if not isinstance(v, (dict, list))}
     used.update({"multi_gpu": False, "dont_load_ts_model": not use_ts, "dont_load_ckpt_model": use_ts})
     dataset = {**validate["dataset"], "data_list_key": data_list_key}
@@ -39,7 +36,7 @@ def _evaluation(conf: dict, use_ts: bool, data_list_key: str, metrics: bool, han
     result = {
         **used,
         "model": _model_choices(conf),
-        "pre_transforms": _resolved_references(conf["train"], validate["pre_transforms"]),
+        "pre_transforms": validate["pre_transforms"],
         "dataset": dataset,
         **{k: validate[k] for k in kept},
         "handlers": handlers,
@@ -74,11 +71,17 @@ def derived_configs(conf: dict, task: str) -> dict[str, dict]:
     task:
         segmentation, classification or regression; decides how predictions are saved, and which details of metrics.
     """
-    # MONAI's ClassificationSaver writes a row of whatever numbers the network gives.
+    # Segmentations are saved by a post-transform, as Clara 4.1 and MONAI do; MONAI's ClassificationSaver, a handler,
+    # writes a row of whatever numbers the network gives.
+    segments = task == "segmentation"
     saver = {
-        "name": "SegmentationSaver" if task == "segmentation" else "ClassificationSaver",
-        "args": {"output_dir": "{MMAR_EVAL_OUTPUT_PATH}"},
+        "name": "SaveImaged" if segments else "ClassificationSaver",
+        "args": {**({"keys": "pred"} if segments else {}), "output_dir": "{MMAR_EVAL_OUTPUT_PATH}"},
     }
+    inference = _evaluation(conf, True, "test", False, [] if segments else [saver])
+    if segments:
+        kept = [t for t in inference["post_transforms"] if t.get("name") != saver["name"]]
+        inference["post_transforms"] = [*kept, saver]
     metrics = {
         "name": "MetricsSaver",
         "args": {
@@ -92,5 +95,5 @@ def derived_configs(conf: dict, task: str) -> dict[str, dict]:
         "config_finetune.json": _finetune(conf),
         "config_validation.json": _evaluation(conf, True, "validation", True, [metrics]),
         "config_validation_ckpt.json": _evaluation(conf, False, "validation", True, [metrics]),
-        "config_inference.json": _evaluation(conf, True, "test", False, [saver]),
+        "config_inference.json": inference,
     }

@@ -162,13 +162,25 @@ def configured(archive):
     if only_looks() or not workflow.is_main_process:
         if workflow.is_main_process:
             told(adopt_once, archive)
-        return told(configure, *given, only_looks())
+        held = told(configure, *given, only_looks())
+        tell_warnings(held)
+        return held
     told(refuse_edit_while_at_work, *given)
     told(settle_what_is_left, archive)
     told(adopt_once, archive)
     held = told(configure, *given)
+    tell_warnings(held)
     note_as_known(archive)
     return held
+
+
+def tell_warnings(held):
+    """Say what of a recipe was translated or has no effect, when its configuration is new."""
+    if workflow.is_main_process and not held.changed.isdisjoint({"train", "execution"}):
+        for line in held.warnings:
+            print(
+                f"armarium: warning: {layout.mmar_config(held.archive, 'config_train.json')}: {line}", file=sys.stderr
+            )
 
 
 def refuse_edit_while_at_work(archive, *given):
