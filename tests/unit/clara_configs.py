@@ -149,7 +149,11 @@ def spleen_40() -> dict:
                 {
                     "name": "CheckpointSaver",
                     "rank": 0,
-                    "args": {"save_dir": "{MMAR_CKPT_DIR}", "save_dict": ["model", "train_conf"], "save_key_metric": True},
+                    "args": {
+                        "save_dir": "{MMAR_CKPT_DIR}",
+                        "save_dict": ["model", "train_conf"],
+                        "save_key_metric": True,
+                    },
                 },
             ],
             "post_transforms": [{"ref": "Activationsd"}, {"ref": "AsDiscreted"}],
@@ -361,7 +365,11 @@ def chest_41() -> dict:
                 c("LrScheduleHandler", lr_scheduler="@lr_scheduler", print_lr=True),
                 c("ValidationHandler", validator="@evaluator", epoch_level=True, interval="{num_interval_per_valid}"),
                 {"name": "SmartCacheHandler", "args": {"smartcacher": "@dataset"}},
-                {"name": "StatsHandler", "rank": 0, "args": {"tag_name": "train_loss", "output_transform": LOSS_FROM_ENGINE}},
+                {
+                    "name": "StatsHandler",
+                    "rank": 0,
+                    "args": {"tag_name": "train_loss", "output_transform": LOSS_FROM_ENGINE},
+                },
             ],
             "post_transforms": [c("ActivationsD", keys="pred", softmax=True)],
             "key_metric": {**c("Accuracy", **picked), "log_label": "train_acc"},
@@ -385,7 +393,11 @@ def chest_41() -> dict:
                     patience=3,
                     score_function="#monai.handlers.stopping_fn_from_metric('Average_AUC')",
                 ),
-                c("TensorBoardImageHandler", log_dir="{MMAR_CKPT_DIR}", batch_transform="lambda x: (x['image'], x['label'])"),
+                c(
+                    "TensorBoardImageHandler",
+                    log_dir="{MMAR_CKPT_DIR}",
+                    batch_transform="lambda x: (x['image'], x['label'])",
+                ),
                 {
                     "name": "CheckpointSaver",
                     "rank": 0,

@@ -174,8 +174,10 @@ def _by_reference(listed: list, part: str, named: dict[str, dict[str, dict]], wh
     """The components with those that references mean put in: of the same part of the training, else of any."""
     known = {name: c for other in named.values() for name, c in other.items()} | named.get(part, {})
     for component in listed:
-        if not isinstance(component, dict) or "ref" not in component or not _active(component):
+        if not isinstance(component, dict) or "ref" not in component:
             yield component
+        elif not _active(component):
+            continue
         elif str(component["ref"]) in known:
             yield {**known[str(component["ref"])], **{k: v for k, v in component.items() if k == "disabled"}}
         else:
@@ -197,7 +199,7 @@ def with_references(validate: dict, train: dict, where: str) -> dict:
         if isinstance(value, list):
             resolved[key] = list(_by_reference(value, key, named, where))
         elif isinstance(value, dict) and "ref" in value:
-            (resolved[key],) = _by_reference([value], key, named, where)
+            resolved[key] = next(_by_reference([value], key, named, where), None)
     return resolved
 
 
