@@ -612,6 +612,8 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
         path = layout.mmar_config(archive, name)
         if _write_if_changed(archive, path, text, dry):
             configured.rewritten.append(path)
+    variables = recipe.effective_variables(files["config_train.json"], files["environment.json"], source)
+    _write_if_changed(archive, layout.effective_variables(archive), json_text(variables), dry)
     hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
     _write_if_changed(archive, layout.written_configs(archive), json_text(hashes), dry)
     for part, text in configured.effective.items():

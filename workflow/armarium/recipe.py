@@ -379,6 +379,12 @@ def _variables(conf: dict, environment: dict, source: str) -> dict:
     return check({**own, **given}, "recipe", f"environment.json beside {source}")
 
 
+def effective_variables(conf: dict, environment: dict, source: str) -> dict[str, Any]:
+    """Every variable by name, typed, as it counts; without where things are."""
+    variables = _variables(conf, environment, source)
+    return {name: value for name, value in sorted(variables.items()) if name not in LOCATIONS}
+
+
 def _no_code(conf: dict, source: str) -> None:
     problems: list[str] = []
     _forbid_code(conf, source, problems)
