@@ -7,17 +7,19 @@ import inspect
 import json
 import re
 
-import clara_configs as of_clara
 import numpy
 import pytest
 from armarium import clara
 from armarium.components import MODULES, build, component_class
+from armarium.configure import Globals, configure, evaluation_settings_of, read_effective, training_settings_of
 from armarium.errors import Problems, UserError
 from armarium.mmar_configs import environment_defaults
 from armarium.recipe import training_settings
 from armarium.records import log_members
 from armarium.unused import without_effect
 from tiny import case, component, configured, recipe, squares, training_of, write_recipe
+
+from tests import clara_configs as of_clara
 
 
 def in_todays_names(conf: dict, environment: dict | None = None, **more) -> dict:
@@ -448,32 +450,32 @@ def test_an_archive_of_a_clara_release_holds_it_in_todays_names_and_says_what_wa
         assert f'"{gone}"' not in text
     assert json.loads((config / "environment.json").read_text())["MMAR_TORCHSCRIPT"] == "models/model.ts"
     told = json.loads((config / "effective/execution.json").read_text())["warnings"]
-    assert told == found.warnings and json.loads((config / "archive.json").read_text())["translated"] == told[:-1]
+    translated = json.loads((config / "archive.json").read_text())["translated"]
+    assert told == found.warnings and translated == told[: len(translated)]
     for words in ("train.model: UNet: dimensions is now spatial_dims", "environment.json: a comma was missing",
                   "config_inference.json: handlers: SegmentationSaver is now SaveImaged", "MMAR_TORCHSCRIPT is"):  # fmt: skip
         assert any(words in line for line in told), words
     assert configured(released).rewritten == []
 
 
-def test_a_copy_of_that_archive_needs_nothing_and_remembers(released):
-    from armarium.configure import Globals, configure
+def on_disk(folder):
+    """The archive as one that is not listed."""
+    return configure(str(folder / "archives/a"), None, Globals(cache_dir=str(folder / "cache")))
 
-    first = configured(released)
-    given = Globals(cache_dir=str(released / "cache"))
-    copied = configure(str(released / "archives/a"), None, given)
+
+def test_a_copy_of_that_archive_needs_nothing_and_remembers(released):
+    first, copied = configured(released), on_disk(released)
     assert copied.rewritten == [] and copied.warnings == first.warnings
     assert copied.fingerprint("training", 0) == first.fingerprint("training", 0)
 
 
 def test_a_hand_written_old_name_in_a_copy_is_translated_where_it_stands(released):
-    from armarium.configure import Globals, configure
-
     configured(released)
     path = released / "archives/a/config/config_train.json"
     conf = json.loads(path.read_text())
     conf["train"]["pre_transforms"].append(component("SplitChanneld", keys="image", channel_dim=0))
     path.write_text(json.dumps(conf))
-    found = configure(str(released / "archives/a"), None, Globals(cache_dir=str(released / "cache")))
+    found = on_disk(released)
     assert "SplitDimd" in path.read_text() and "SplitChanneld" not in path.read_text()
     assert any("SplitChanneld is now SplitDimd" in line for line in found.warnings)
 
@@ -485,3 +487,81 @@ def test_a_translation_changes_no_fingerprint(tmp_path):
     write_recipe(old / "recipe", conf, of_clara.environment_41())
     write_recipe(new / "recipe", clara.translated(conf, "c")[0], of_clara.environment_41())
     assert configured(old).fingerprint("training", 0) == configured(new).fingerprint("training", 0)
+
+
+# ---- configurations of somebody's own beside config_train.json
+
+
+def test_a_releases_own_validation_decides_how_the_published_model_is_evaluated(released):
+    configured(released)
+    archive = str(released / "archives/a")
+    trained = training_settings_of(archive)
+    evaluated = evaluation_settings_of(archive, trained)["validate"]
+    assert (trained["validate"]["inferer"]["args"]["overlap"], evaluated["inferer"]["args"]["overlap"]) == (0.5, 0.25)
+    assert [m["label"] for m in evaluated["metrics"]] == ["MeanDice", "Accuracy"]
+    assert evaluated["metrics"][0]["args"] == {"include_background": True}
+    assert json.loads((released / "archives/a/config/archive.json").read_text())["own"] == [
+        "config_inference.json",
+        "config_validation.json",
+    ]
+    (released / "recipe/config/config_validation.json").unlink()
+    assert configured(released).changed >= {"predict"} and "validate" not in read_effective(archive, "predict")
+
+
+def edit(folder, name: str, change) -> None:
+    path = folder / "archives/a/config" / name
+    conf = json.loads(path.read_text())
+    change(conf)
+    path.write_text(json.dumps(conf))
+
+
+@pytest.fixture
+def ours(tmp_path):
+    write_recipe(tmp_path / "recipe")
+    configured(tmp_path)
+    return tmp_path
+
+
+def test_an_edited_validation_of_a_copy_counts_and_is_evaluated_alone(ours):
+    before = on_disk(ours)
+    edit(ours, "config_validation.json", lambda c: c.update(inferer=component("SlidingWindowInferer", roi_size=[8, 8])))
+    after = on_disk(ours)
+    assert after.changed == {"predict"}
+    for product, which, same in [("training", (0,), True), ("published evaluation", (), False)]:
+        assert (before.fingerprint(product, *which) == after.fingerprint(product, *which)) is same
+    assert on_disk(ours).rewritten == [], "and stays its owner's"
+
+
+def test_what_follows_from_an_edited_training_is_written_anew_but_not_what_is_somebodys_own(ours):
+    edit(ours, "config_validation_ckpt.json", lambda c: c.update(mine=1))
+    edit(
+        ours, "config_train.json", lambda c: c["validate"].update(inferer=component("SlidingWindowInferer", roi_size=8))
+    )
+    on_disk(ours)
+    config = ours / "archives/a/config"
+    inferers = {n: json.loads((config / n).read_text())["inferer"]["name"] for n in
+                ("config_validation.json", "config_validation_ckpt.json", "config_inference.json")}  # fmt: skip
+    assert list(inferers.values()) == ["SlidingWindowInferer", "SimpleInferer", "SlidingWindowInferer"]
+    assert json.loads((config / "config_finetune.json").read_text())["validate"]["inferer"]["args"] == {"roi_size": 8}
+
+
+def test_an_inference_that_is_not_as_the_validation_is_told(ours):
+    edit(ours, "config_inference.json", lambda c: c.update(inferer=component("SlidingWindowInferer", roi_size=[8, 8])))
+    assert on_disk(ours).warnings == [
+        "config_inference.json: inferer is not as in config_validation.json, by which cases are predicted too"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("inferer"), "config_validation.json: lacks inferer"),
+        (lambda c: c["inferer"].update(args={"roi_size": "{nowhere}"}), "no value for {nowhere}"),
+        (lambda c: c["key_metric"]["args"].update(output_transform="lambda x: exit()"), "is code, which is never run"),
+        (lambda c: c["evaluator"].update(name="EnsembleEvaluator"), "evaluator is 'EnsembleEvaluator'"),
+    ],
+)
+def test_a_wrong_validation_of_ones_own_is_refused(change, message, ours):
+    edit(ours, "config_validation.json", change)
+    with pytest.raises(UserError, match=re.escape(message)):
+        on_disk(ours)

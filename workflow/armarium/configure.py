@@ -24,6 +24,7 @@ from .files import json_text, read_json, read_text, write_text
 from .hashing import HashIndex
 from .manifest import read_manifest
 from .mmar_configs import derived_configs, environment_defaults
+from .own_configs import brought, edited, own_evaluation, without_part
 from .split_files import given_groups, own_groups, sides_of, tested_on
 from .unused import without_effect
 
@@ -332,14 +333,15 @@ def _kept(archive: str) -> dict:
     return _kept_in(_read_object(path), path) if Path(path).is_file() else {}
 
 
-OWN_KEYS = ("kept", "translated")
-"""What the archive.json of an archive has beside its section of config.yaml: what was set, and what was translated."""
+OWN_KEYS = ("kept", "translated", "own")
+"""What an archive.json has beside the section of config.yaml: what was set, what was translated, and which of MMAR's
+configurations do not just follow from config_train.json."""
 
 
-def _lines_in(held: dict, path: str) -> list[str]:
-    lines = held.get("translated", [])
+def _lines_in(held: dict, key: str, path: str) -> list[str]:
+    lines = held.get(key, [])
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-        raise UserError(f"{path}: translated is {lines!r:.100}; wanted a list of texts, or none")
+        raise UserError(f"{path}: {key} is {lines!r:.100}; wanted a list of texts, or none")
     return lines
 
 
@@ -354,6 +356,7 @@ def _listed_files(archive: str, section: dict, given: Globals) -> tuple[dict, di
     """The spec and configuration files of an archive that config.yaml lists."""
     spec = archive_spec(section)
     files, spec["translated"] = _recipe_files(section["recipe"], Path(archive).name, spec["allow"])
+    spec["own"] = brought(files, spec["dataset"]["task"])
     spec["translated"] += _other_task(files.get("environment.json", {}), spec)
     environment = _environment(files.get("environment.json", {}), spec, given.data_root)
     conf, environment = recipe.override(files["config_train.json"], environment, section["set"])
@@ -391,11 +394,12 @@ def _held_files(archive: str, given: Globals) -> tuple[dict, dict[str, dict]]:
         )
     names = (*layout.MMAR_CONFIGS, "environment.json")
     files, told = _translated({n: Path(layout.mmar_config(archive, n)) for n in names}, spec["allow"])
-    spec["translated"] = list(dict.fromkeys([*_lines_in(held, path), *told]))
+    spec["translated"] = list(dict.fromkeys([*_lines_in(held, "translated", path), *told]))
     if "config_train.json" not in files:
         raise UserError(f"{archive}: config/config_train.json is missing; copy it back from the recipe")
     if (splits := Path(layout.mmar_config(archive, "splits.json"))).is_file():
         files["splits.json"] = read_json(splits)
+    spec["own"] = edited(archive, _lines_in(held, "own", path), files, spec["dataset"]["task"])
     environment = _environment(files.get("environment.json", {}), spec, given.data_root)
     files["config_train.json"], files["environment.json"] = recipe.override(
         files["config_train.json"], environment, given.changes
@@ -584,14 +588,23 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
     spec, files = _listed_files(archive, section, given) if section else _held_files(archive, given)
     source = layout.mmar_config(archive, "config_train.json")
     settings = recipe.training_settings(files["config_train.json"], files["environment.json"], source)
-    warnings = [*spec["translated"], *without_effect(files["config_train.json"])]
-    spec = {k: v for k, v in spec.items() if v or k != "translated"}
+    evaluated = own_evaluation(files, spec["own"], settings, archive)
+    warnings = [
+        *spec["translated"],
+        *without_effect(files["config_train.json"]),
+        *without_part(files, spec["own"], settings, evaluated, archive),
+    ]
     chosen = _check_selection(spec, settings, archive)
-    files = {**derived_configs(files["config_train.json"], spec["dataset"]["task"]), **files}
+    others = [name for name in layout.MMAR_CONFIGS[1:] if name not in spec["own"]]
+    derived = derived_configs(files["config_train.json"], spec["dataset"]["task"])
+    files = {**files, **{name: derived[name] for name in others}}
+    spec = {k: v for k, v in spec.items() if v or k not in ("translated", "own")}
     data_root = files["environment.json"]["DATA_ROOT"]
     given_splits = files.get("splits.json") if spec["splits"]["method"] == "file" else None
     _refuse_groups_twice(archive, spec["test"]["groups"], given_splits)
     parts = _effective(spec, settings, chosen, given_splits, warnings)
+    if evaluated:
+        parts["predict"]["validate"] = _sorted(evaluated)
     effective = {part: _text(layout.effective(archive, part), value) for part, value in parts.items()}
     configured = Configured(archive, spec, settings, data_root, effective, warnings=warnings)
     if spec["publish"] not in configured.split_numbers:
@@ -633,6 +646,11 @@ def training_settings_of(archive: str) -> dict:
     """The effective training configuration with how it is carried out, and the epochs whose weights to keep."""
     kept = epochs_listed(read_effective(archive, "select")["checkpoints"])
     return {**read_effective(archive, "train"), **read_effective(archive, "execution"), "keep_epochs": kept}
+
+
+def evaluation_settings_of(archive: str, settings: dict) -> dict:
+    """The effective configuration ``settings`` as the published model is evaluated: by its own config_validation.json, if any."""
+    return {**settings, "validate": read_effective(archive, "predict").get("validate", settings["validate"])}
 
 
 def epochs_listed(checkpoints: Iterable[str]) -> list[int]:

@@ -363,7 +363,7 @@ def _check_engines(sections: dict, source: str) -> None:
                 continue
             if (name := class_name(component)) not in known or "path" in component:
                 raise UserError(
-                    f"{source}: {section}.{part} is {component.get('path', name)!r:.200}; wanted {' or '.join(sorted(known))}"
+                    f"{source}: {f'{section}.{part}'.lstrip('.')} is {component.get('path', name)!r:.200}; wanted {' or '.join(sorted(known))}"
                 )
 
 
@@ -498,6 +498,24 @@ def validation_settings(section: dict, where: str) -> dict:
         [c for c in settings["post_transforms"] if c.get("name") not in POST_OURS], f"{where}.post_transforms"
     )
     return settings
+
+
+def evaluation_settings(conf: dict, environment: dict, source: str) -> dict:
+    """As :func:`validation_settings`, of a ``config_validation.json``, which is one section with its variables.
+
+    Raises
+    ------
+    UserError, Problems
+        For anything that is missing, unknown or code.
+    """
+    if missing := [key for key in ("pre_transforms", "inferer", "post_transforms") if key not in conf]:
+        raise UserError(f"{source}: lacks {', '.join(missing)}")
+    section = {key: value for key, value in conf.items() if isinstance(value, dict | list) and key != "model"}
+    _no_code(section, source)
+    section = substitute(section, _variables(conf, environment, source), source)
+    _no_code(section, source)
+    _check_engines({"": section}, source)
+    return validation_settings(section, source)
 
 
 def metric_names(settings: dict) -> list[str]:

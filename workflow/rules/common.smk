@@ -178,9 +178,7 @@ def tell_warnings(held):
     """Say what of a recipe was translated or has no effect, when its configuration is new."""
     if workflow.is_main_process and not held.changed.isdisjoint({"train", "execution"}):
         for line in held.warnings:
-            print(
-                f"armarium: warning: {layout.mmar_config(held.archive, 'config_train.json')}: {line}", file=sys.stderr
-            )
+            print(f"armarium: warning: {held.archive}: {line}", file=sys.stderr)
 
 
 def refuse_edit_while_at_work(archive, *given):
