@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from armarium import layout, recipe
+from armarium import clara, layout, recipe
 from armarium.config import schema
 
 from tests import rebuilding, reruns
@@ -167,3 +167,20 @@ def test_the_table_of_lost_files_has_every_rule_but_those_that_make_datasets():
     rules |= {"write_model", "write_metrics", "write_callbacks", "write_optimization"}
     assert {row.rule for row in rebuilding.table()} == rules
     assert rebuilding.cut_from_a_run() < rules
+
+
+def test_every_translation_refusal_and_handler_of_clara_is_documented():
+    text = (REPO / "docs/clara.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w.]+)`", text))
+    told = {name for of_kind in clara.RENAMED.values() for name, (new, *_) in of_kind.items() for name in (name, new)}
+    told |= {
+        arg
+        for of_kind in clara.RENAMED_ARGS.values()
+        for args in of_kind.values()
+        for pair in args.items()
+        for arg in pair
+    }
+    told |= {arg for of_kind in clara.DROPPED_ARGS.values() for args in of_kind.values() for arg in args}
+    told |= {name for of_kind in clara.REMOVED.values() for name in of_kind} | clara.REMOVED_ARGS.keys()
+    told |= {arg for args in clara.REMOVED_ARGS.values() for arg in args} | recipe.ONLY_SHOW | recipe.ONLY_WATCH
+    assert told - named == set()
