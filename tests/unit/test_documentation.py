@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from armarium import clara, layout, recipe
+from armarium import clara, layout, recipe, scoring
 from armarium.config import schema
 
 from tests import rebuilding, reruns
@@ -93,7 +93,7 @@ def test_metrics_of_which_less_is_better_are_documented():
     sentence = re.search(
         r"The best value is the smallest for (.+?), the largest", CONFIG_README.read_text(encoding="utf-8"), re.S
     )
-    assert {*re.findall(r"`(\w+)`", sentence[1]), "loss"} == recipe.SMALLER_IS_BETTER
+    assert {*re.findall(r"`(\w+)`", sentence[1]), "loss"} == scoring.SMALLER_IS_BETTER
 
 
 # ---- what an edit reruns

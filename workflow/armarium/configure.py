@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from . import clara, layout, recipe
+from . import layout, recipe
 from .changes import TESTED, changed_files, is_of_list
 from .config import check, typed
 from .dataset import SUBSETS, TEST
@@ -25,6 +25,7 @@ from .hashing import HashIndex
 from .manifest import read_manifest
 from .mmar_configs import derived_configs, environment_defaults
 from .own_configs import brought, edited, own_evaluation, without_part
+from .recipe_files import other_task, read_object, recipe_files, translated_files
 from .split_files import given_groups, own_groups, sides_of, tested_on
 from .unused import without_effect
 
@@ -261,49 +262,8 @@ def archive_spec(section: dict) -> dict:
     return {k: v for k, v in section.items() if k != "recipe"}
 
 
-def _recipe_files(folder: str, name: str, allow: list[str]) -> tuple[dict[str, dict], list[str]]:
-    """A recipe's configurations in today's names, and what was translated."""
-    base = Path(folder)
-    base = base / "config" if (base / "config").is_dir() else base
-    if not (base / "config_train.json").is_file():
-        raise UserError(
-            f"archives.{name}.recipe: no config_train.json in '{folder}'; wanted a folder with an MMAR's config/"
-        )
-    return _translated({n: base / n for n in (*layout.MMAR_CONFIGS, "environment.json")}, allow)
-
-
-def _translated(paths: dict[str, Path], allow: list[str]) -> tuple[dict[str, dict], list[str]]:
-    """Those of MMAR's files that exist, in today's names, and what was translated."""
-    files, notes = {}, []
-    for name, path in paths.items():
-        if not path.is_file():
-            continue
-        if name == "environment.json":
-            found, told = clara.read_environment(read_text(path, LARGEST_CONFIG), str(path))
-            found, placed = clara.located(_an_object(found, path))
-            told += placed
-        else:
-            found, told = clara.translated(_read_object(path), str(path), allow)
-            told = [line if name == "config_train.json" else f"{name}: {line}" for line in told]
-        files[name] = found
-        notes += told
-    return files, notes
-
-
 MOST_RESULTS = 100_000
 """Results, each of several files, that one archive can plan for."""
-LARGEST_CONFIG = 1 << 20
-"""Bytes of an MMAR configuration; a variable of it may be put in as often as it has room for."""
-
-
-def _read_object(path: str | Path) -> dict:
-    return _an_object(read_json(path, LARGEST_CONFIG), path)
-
-
-def _an_object(found: object, path: str | Path) -> dict:
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: found a JSON {type(found).__name__}, wanted an object {{…}}")
-    return found
 
 
 def _published_datalist(publish: int) -> str:
@@ -320,17 +280,10 @@ def _environment(given: dict, spec: dict, data_root: str | None) -> dict:
     return environment
 
 
-def _other_task(given: dict, spec: dict) -> list[str]:
-    task = spec["dataset"]["task"]
-    if given.get("PROCESSING_TASK", task) == task:
-        return []
-    return [f"environment.json: PROCESSING_TASK is {given['PROCESSING_TASK']!r:.80}; the dataset's task counts: {task}"]
-
-
 def _kept(archive: str) -> dict:
     """The variables that were set for an archive before."""
     path = layout.archive_json(archive)
-    return _kept_in(_read_object(path), path) if Path(path).is_file() else {}
+    return _kept_in(read_object(path), path) if Path(path).is_file() else {}
 
 
 OWN_KEYS = ("kept", "translated", "own")
@@ -355,9 +308,9 @@ def _kept_in(held: dict, path: str) -> dict:
 def _listed_files(archive: str, section: dict, given: Globals) -> tuple[dict, dict[str, dict]]:
     """The spec and configuration files of an archive that config.yaml lists."""
     spec = archive_spec(section)
-    files, spec["translated"] = _recipe_files(section["recipe"], Path(archive).name, spec["allow"])
+    files, spec["translated"] = recipe_files(section["recipe"], Path(archive).name, spec["allow"])
     spec["own"] = brought(files, spec["dataset"]["task"])
-    spec["translated"] += _other_task(files.get("environment.json", {}), spec)
+    spec["translated"] += other_task(files.get("environment.json", {}), spec)
     environment = _environment(files.get("environment.json", {}), spec, given.data_root)
     conf, environment = recipe.override(files["config_train.json"], environment, section["set"])
     kept = {name: value for name, value in _kept(archive).items() if name not in given.changes}
@@ -383,7 +336,7 @@ def _held_files(archive: str, given: Globals) -> tuple[dict, dict[str, dict]]:
             f"{archive}: no such archive: not listed in the configuration file and without config/archive.json; list it under 'archives' or check the path"
         )
     path = layout.archive_json(archive)
-    held = _read_object(path)
+    held = read_object(path)
     section = {"recipe": layout.mmar_config(archive, ""), **{k: v for k, v in held.items() if k not in OWN_KEYS}}
     spec = archive_spec(check({"archives": {"archive": section}}, "config", path)["archives"]["archive"])
     spec["kept"] = {**_kept_in(held, path), **given.changes}
@@ -393,7 +346,7 @@ def _held_files(archive: str, given: Globals) -> tuple[dict, dict[str, dict]]:
             f"say so with --config allow='[{', '.join(foreign)}]' or as allow at the top of the configuration file"
         )
     names = (*layout.MMAR_CONFIGS, "environment.json")
-    files, told = _translated({n: Path(layout.mmar_config(archive, n)) for n in names}, spec["allow"])
+    files, told = translated_files({n: Path(layout.mmar_config(archive, n)) for n in names}, spec["allow"])
     spec["translated"] = list(dict.fromkeys([*_lines_in(held, "translated", path), *told]))
     if "config_train.json" not in files:
         raise UserError(f"{archive}: config/config_train.json is missing; copy it back from the recipe")

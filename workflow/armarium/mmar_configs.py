@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 
-from .recipe import with_references
+from .grammar import with_references
 
 
 def environment_defaults() -> dict:

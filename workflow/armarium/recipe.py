@@ -7,12 +7,13 @@ The format is NVIDIA Clara Train 4's ``config_train.json``: top-level variables,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from .config import check, nearest, typed
 from .errors import Problems, UserError
-from .forms import is_code, is_form, refuse_references, stops_by, without_given, without_output_transform
+from .forms import is_code, is_form, refuse_references, without_given
+from .grammar import class_name, read_component, read_components, with_references
+from .scoring import early_stopping, read_metrics
 
 VARIABLE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 RUNTIME_VARIABLES = ("iterations", "steps_per_epoch")
@@ -20,33 +21,8 @@ RUNTIME_VARIABLES = ("iterations", "steps_per_epoch")
 
 # What a recipe may not decide, because it must not change what an archive holds or where.
 LOCATIONS = ("DATA_ROOT", "DATASET_JSON", "MMAR_EVAL_OUTPUT_PATH", "MMAR_CKPT_DIR", "MMAR_CKPT", "MMAR_TORCHSCRIPT")
-METRIC_NAME = re.compile(r"[A-Za-z0-9]+")
-CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-DOTTED_PATH = re.compile(rf"{CLASS_NAME.pattern}(\.{CLASS_NAME.pattern})+")
 LONGEST_TEXT = 4096
 """Characters of a text with variables in it: a variable within texts within lists could else become any number."""
-SMALLER_IS_BETTER = {
-    "loss",
-    "CalibrationError",
-    "HausdorffDistance",
-    "SurfaceDistance",
-    "MeanSquaredError",
-    "MeanAbsoluteError",
-    "RootMeanSquaredError",
-    "CanberraMetric",
-    "FractionalAbsoluteError",
-    "GeometricMeanAbsoluteError",
-    "GeometricMeanRelativeAbsoluteError",
-    "ManhattanDistance",
-    "MaximumAbsoluteError",
-    "MeanAbsoluteRelativeError",
-    "MedianAbsoluteError",
-    "MedianAbsolutePercentageError",
-    "MedianRelativeAbsoluteError",
-    "WaveHedgesDistance",
-}
-BEST_NEAR_ZERO = {"FractionalBias", "MeanError", "MeanNormalizedBias"}
-"""Signed errors, of which neither the smallest nor the largest is best."""
 OUR_HANDLERS = {
     "CheckpointLoader",
     "CheckpointSaver",
@@ -130,82 +106,9 @@ def _forbid_code(value: Any, where: str, problems: list[str], key: str | None = 
         problems.append(f"{where}: {value!r} is code, which is never run; write the plain value")
 
 
-def _active(component: Any) -> bool:
-    return not (isinstance(component, dict) and component.get("disabled") in (True, "true", "True"))
-
-
-def _components(section: dict, key: str, where: str) -> list[dict]:
-    listed = section.get(key, [])
-    if not isinstance(listed, list):
-        raise UserError(f"{where}.{key} is {listed!r:.80}; wanted a list of components")
-    found = [(_active(c), _component(c, f"{where}.{key}")) for c in listed]
-    return [component for active, component in found if active]
-
-
-def _component(value: Any, where: str) -> dict:
-    if not isinstance(value, dict) or not ({"name", "path"} & value.keys()):
-        raise UserError(f'{where}: found {value!r}; wanted a component {{"name": …, "args": {{…}}}}')
-    args = value.get("args", {})
-    if not isinstance(args, dict):
-        raise UserError(f"{where}: args is {args!r}; wanted an object of named arguments")
-    kept = {k: value[k] for k in ("name", "path") if k in value}
-    if not all(isinstance(v, str) for v in kept.values()):
-        raise UserError(f"{where}: found {kept!r}; wanted a text for the name")
-    if not CLASS_NAME.fullmatch(kept.get("name", "_")) or not DOTTED_PATH.fullmatch(kept.get("path", "_._")):
-        raise UserError(f"{where}: found {kept!r}; wanted the name of a class, or the dotted path of one")
-    return {**kept, "args": args}
-
-
-def class_name(component: dict) -> str:
-    """The name of the class that a component asks for."""
-    return component.get("name") or str(component["path"]).rpartition(".")[2]
-
-
-def _referable(train: dict) -> dict[str, dict[str, dict]]:
-    """By part, the training components that a reference may mean, by class name; of several of one name the last."""
-    parts = {key: value if isinstance(value, list) else [value] for key, value in train.items()}
-    return {
-        key: {str(class_name(c)): c for c in listed if isinstance(c, dict) and (c.get("name") or c.get("path"))}
-        for key, listed in parts.items()
-    }
-
-
-def _by_reference(listed: list, part: str, named: dict[str, dict[str, dict]], where: str) -> Iterator[Any]:
-    """The components with those that references mean put in: of the same part of the training, else of any."""
-    known = {name: c for other in named.values() for name, c in other.items()} | named.get(part, {})
-    for component in listed:
-        if not isinstance(component, dict) or "ref" not in component:
-            yield component
-        elif not _active(component):
-            continue
-        elif str(component["ref"]) in known:
-            yield {**known[str(component["ref"])], **{k: v for k, v in component.items() if k == "disabled"}}
-        else:
-            raise UserError(
-                f"{where}.{part}: ref '{component['ref']}' names no train component; {nearest(component['ref'], list(known))}"
-            )
-
-
-def with_references(validate: dict, train: dict, where: str) -> dict:
-    """A section with every ``{"ref": name}`` replaced by the training component of that name.
-
-    Raises
-    ------
-    UserError
-        If there is none.
-    """
-    named, resolved = _referable(train), dict(validate)
-    for key, value in validate.items():
-        if isinstance(value, list):
-            resolved[key] = list(_by_reference(value, key, named, where))
-        elif isinstance(value, dict) and "ref" in value:
-            resolved[key] = next(_by_reference([value], key, named, where), None)
-    return resolved
-
-
 def _handlers(section: dict, where: str) -> dict[str, dict]:
     merged: dict[str, dict] = {}
-    for handler in _components(section, "handlers", where):
+    for handler in read_components(section, "handlers", where):
         merged.setdefault(handler.get("name", handler.get("path", "")), {}).update(handler["args"])
     return merged
 
@@ -222,73 +125,10 @@ def _refuse_validation_handlers(validate: dict, source: str) -> None:
 
 def _built_handlers(train: dict, source: str) -> list[dict]:
     """Those that the trainer does not play itself, and that are made of plain values."""
-    handlers = [h for h in _components(train, "handlers", source) if h.get("name") not in OUR_HANDLERS | ONLY_SHOW]
+    handlers = [h for h in read_components(train, "handlers", source) if h.get("name") not in OUR_HANDLERS | ONLY_SHOW]
     for handler in handlers:
         refuse_references(handler["args"], f"{source} train.handlers {class_name(handler)}")
     return handlers
-
-
-def metric_name(component: dict) -> str:
-    """A metric's name in tables and paths: its label if that has only letters and digits, else its class."""
-    label = str(component.get("log_label", ""))
-    name = label if METRIC_NAME.fullmatch(label) else component.get("name", component.get("path", "").rsplit(".")[-1])
-    if not METRIC_NAME.fullmatch(name):
-        raise UserError(f"metric '{name}': wanted letters and digits only (MAPS paths); give it such a log_label")
-    return name
-
-
-def _metric(raw: Any, where: str) -> dict:
-    component = without_output_transform(_component(raw, f"{where}.key_metric"), f"{where}.key_metric")
-    refuse_references(component["args"], f"{where}.key_metric.args")
-    name = metric_name(raw)
-    if "mode" not in raw and raw.get("name") in BEST_NEAR_ZERO:
-        raise UserError(
-            f"{where}: metric {name}: its best value is 0, so neither the smallest nor the largest is kept; take an error "
-            "without sign, or say min or max as its mode"
-        )
-    mode = raw.get("mode", "min" if {name, raw.get("name")} & SMALLER_IS_BETTER else "max")
-    if mode not in ("min", "max"):
-        raise UserError(f"{where}: metric {name}: mode is {mode!r}; wanted min or max")
-    return {"label": name, "mode": mode, **component}
-
-
-def _listed_metrics(section: dict) -> tuple[list, list]:
-    """The key metrics, Clara 4.0's marked one first, and the additional ones."""
-    keyed, extra = section.get("key_metric", section.get("metrics")) or [], section.get("additional_metrics") or []
-    keyed, extra = ([m for m in (part if isinstance(part, list) else [part]) if _active(m)] for part in (keyed, extra))
-    return sorted(keyed, key=lambda raw: not (isinstance(raw, dict) and raw.get("is_key_metric"))), extra
-
-
-def _metrics(section: dict, where: str) -> list[dict]:
-    keyed, extra = _listed_metrics(section)
-    if not keyed:
-        raise UserError(f"{where}: no key_metric; checkpoints are selected by one")
-    found = [_metric(raw, where) for raw in (*keyed, *extra)]
-    labels = [m["label"] for m in found]
-    repeated = {x for x in labels if labels.count(x) > 1 or x == "loss"}
-    if repeated:
-        raise UserError(
-            f"{where}: two metrics are named {sorted(repeated)}; give each its own log_label of letters and digits"
-        )
-    return found
-
-
-def _early_stopping(args: dict | None, validate: dict, source: str) -> dict | None:
-    """What an EarlyStopHandler asks for, checked before anything is trained."""
-    if args is None:
-        return None
-    where = f"{source} EarlyStopHandler"
-    patience = typed("patience", args.get("patience"), 1, where)
-    margin = typed("min_delta", args.get("min_delta", 0.0), 0.0, where)
-    if patience < 1 or margin < 0:
-        raise UserError(f"{where}: patience is {patience}, min_delta is {margin}; wanted at least 1 and at least 0")
-    metrics = [raw for part in _listed_metrics(validate) for raw in part]
-    names = {str(raw.get("log_label", "")): metric_name(raw) for raw in metrics}
-    names |= {name: name for name in ("loss", *names.values())}
-    metric = args.get("metric") or stops_by(args.get("score_function"))
-    if metric and metric not in names:
-        raise UserError(f"{where}: no metric {metric!r}; {nearest(metric, [name for name in names if name])}")
-    return {"patience": patience, "min_delta": margin, **({"metric": names[metric]} if metric else {})}
 
 
 SECTIONS = {
@@ -395,7 +235,7 @@ def _no_code(conf: dict, source: str) -> None:
 def _counts(train: dict, dataloader: dict, handlers: dict[str, dict], variables: dict, source: str) -> dict:
     """Values that a component of the configuration may say otherwise than its variables do."""
     trainer = train.get("trainer") if isinstance(train.get("trainer"), dict) else {}
-    engine = _component({"name": "SupervisedTrainer", **trainer}, f"{source} train.trainer")["args"]
+    engine = read_component({"name": "SupervisedTrainer", **trainer}, f"{source} train.trainer")["args"]
     loading = dataloader["args"]
     found = {
         "epochs": engine.get("max_epochs", variables["epochs"]),
@@ -447,7 +287,7 @@ def training_settings(conf: dict, environment: dict, source: str) -> dict:
     _refuse_validation_handlers(validate, source)
     handlers, validate_handlers = _handlers(train, source), _handlers(validate, source)
     schedule = handlers.get("LrScheduleHandler")
-    dataloader = _component(train["dataloader"], f"{source} train.dataloader")
+    dataloader = read_component(train["dataloader"], f"{source} train.dataloader")
     counts = _counts(train, dataloader, handlers, variables, source)
     stopping = handlers.get("EarlyStopHandler", validate_handlers.get("EarlyStopHandler"))
     scored = validation_settings(validate, f"{source} validate")
@@ -458,18 +298,18 @@ def training_settings(conf: dict, environment: dict, source: str) -> dict:
             "drop_last", dataloader["args"].get("drop_last", False), False, f"{source} train.dataloader"
         ),
         "validation_interval": counts["num_interval_per_valid"],
-        "early_stopping": _early_stopping(stopping, validate, source),
-        "loss": _component(train["loss"], f"{source} train.loss"),
-        "optimizer": without_given(_component(train["optimizer"], f"{source} train.optimizer")),
-        "lr_scheduler": without_given(_component(train["lr_scheduler"], f"{source} train.lr_scheduler"))
+        "early_stopping": early_stopping(stopping, validate, source),
+        "loss": read_component(train["loss"], f"{source} train.loss"),
+        "optimizer": without_given(read_component(train["optimizer"], f"{source} train.optimizer")),
+        "lr_scheduler": without_given(read_component(train["lr_scheduler"], f"{source} train.lr_scheduler"))
         if schedule is not None and train.get("lr_scheduler")
         else None,
         "lr_epoch_level": typed(
             "epoch_level", (schedule or {}).get("epoch_level", True), True, f"{source} LrScheduleHandler"
         ),
-        "model": _component(train["model"], f"{source} train.model"),
-        "pre_transforms": _components(train, "pre_transforms", f"{source} train"),
-        "inferer": _component(train.get("inferer", {"name": "SimpleInferer"}), f"{source} train.inferer"),
+        "model": read_component(train["model"], f"{source} train.model"),
+        "pre_transforms": read_components(train, "pre_transforms", f"{source} train"),
+        "inferer": read_component(train.get("inferer", {"name": "SimpleInferer"}), f"{source} train.inferer"),
         "handlers": _built_handlers(train, source),
         "validate": scored,
     }
@@ -487,10 +327,10 @@ def validation_settings(section: dict, where: str) -> dict:
         For anything that is missing or not built from plain values.
     """
     settings = {
-        "pre_transforms": _components(section, "pre_transforms", where),
-        "inferer": _component(section.get("inferer", {"name": "SimpleInferer"}), f"{where}.inferer"),
-        "post_transforms": _components(section, "post_transforms", where),
-        "metrics": _metrics(section, where),
+        "pre_transforms": read_components(section, "pre_transforms", where),
+        "inferer": read_component(section.get("inferer", {"name": "SimpleInferer"}), f"{where}.inferer"),
+        "post_transforms": read_components(section, "post_transforms", where),
+        "metrics": read_metrics(section, where),
     }
     refuse_references(settings["pre_transforms"], f"{where}.pre_transforms")
     refuse_references(settings["inferer"], f"{where}.inferer")
@@ -548,9 +388,9 @@ def prediction_settings(held: Any, source: str) -> dict:
     return {
         **{key: held[key] for key in ("task", "deterministic", "allow")},
         "threads": check({"threads": held["threads"]}, "recipe", source)["threads"],
-        "model": _component(held["model"], f"{source} model"),
+        "model": read_component(held["model"], f"{source} model"),
         "validate": {
-            "inferer": _component(validate.get("inferer"), f"{where}.inferer"),
-            **{key: _components(validate, key, where) for key in ("pre_transforms", "post_transforms")},
+            "inferer": read_component(validate.get("inferer"), f"{where}.inferer"),
+            **{key: read_components(validate, key, where) for key in ("pre_transforms", "post_transforms")},
         },
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .recipe import ONLY_SHOW, ONLY_WATCH, VARIABLE, class_name
+from .grammar import class_name
+from .recipe import ONLY_SHOW, ONLY_WATCH, VARIABLE
 
 READ = {"train", "validate"}
 """The lists and objects of the top level that are read."""

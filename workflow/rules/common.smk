@@ -21,9 +21,9 @@ from armarium.boundary import check_boundary
 from armarium.environment_files import LOCK, frozen_names, names_here
 from armarium.errors import UserError
 from armarium.faults import in_words
+from armarium.grammar import class_name
 from armarium.held import give_back, held_products, hold
 from armarium.naming import CASE, CHECKPOINT, GROUP
-from armarium.recipe import class_name
 from armarium.running import Run
 from armarium.standing import standing
 from snakemake.io import IOFile
