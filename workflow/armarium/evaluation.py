@@ -30,6 +30,7 @@ from .errors import UserError
 from .hashing import as_checked
 from .network import one_number_a_case
 from .nifti import Unreadable, check_header
+from .recipe import POST_OURS
 from .transforms import GridInverter, apply_all, build_transforms, components_at_work
 
 IDS = ["participant_id", "session_id"]
@@ -37,8 +38,6 @@ CLASS_SUMMARY = ["class", "name", "metric", "mean", "std", "median", "min", "max
 
 SET_METRICS = {"ROCAUCMetric", "AveragePrecisionMetric", "ConfusionMatrixMetric"}
 """MONAI metrics that only a whole set of cases has."""
-POST_OURS = {"SaveImaged", "SaveClassificationd", "Invertd"}
-"""Post-transforms whose part the evaluation plays itself."""
 
 
 def _pass_through(output):

@@ -9,9 +9,10 @@ import torch
 from .components import build, build_lr_scheduler, substitute_runtime
 from .dataset import REGRESSION
 from .errors import UserError
-from .evaluation import POST_OURS, SET_METRICS, Score
+from .evaluation import SET_METRICS, Score
 from .export import first_output
 from .network import build_network, make_deterministic, one_number_a_case
+from .recipe import POST_OURS
 from .transforms import build_transforms, components_at_work, split_at_first_random
 
 

@@ -75,6 +75,11 @@ def changed_files(a: str) -> str:
     return effective(a, "files")
 
 
+def effective_variables(a: str) -> str:
+    """The variables as they count: of config_train.json, environment.json and what was set the last that says one."""
+    return f"{a}/config/effective/variables.json"
+
+
 def written_configs(a: str) -> str:
     """SHA-256 of every configuration file as this workflow last wrote it: tells a hand edit."""
     return f"{a}/config/effective/written.json"

@@ -6,6 +6,7 @@ import os
 from copy import deepcopy
 
 from . import layout
+from .grammar import with_references
 from .parent import CONTINUE, Parent
 
 
@@ -22,11 +23,6 @@ def environment_defaults() -> dict:
     }
 
 
-def _resolved_references(train: dict, listed: list) -> list:
-    named = {c.get("name"): c for c in train["pre_transforms"]}
-    return [deepcopy(named.get(c.get("ref"), c)) for c in listed]
-
-
 def _model_choices(conf: dict) -> list[dict]:
     return [
         {"ts_path": "{MMAR_TORCHSCRIPT}", "disabled": "{dont_load_ts_model}"},
@@ -35,7 +31,7 @@ def _model_choices(conf: dict) -> list[dict]:
 
 
 def _evaluation(conf: dict, use_ts: bool, data_list_key: str, metrics: bool, handlers: list) -> dict:
-    validate = deepcopy(conf["validate"])
+    validate = with_references(deepcopy(conf["validate"]), deepcopy(conf["train"]), "config_train.json validate")
     used = {k: v for k, v in conf.items() if not isinstance(v, (dict, list))}
     used.update({"multi_gpu": False, "dont_load_ts_model": not use_ts, "dont_load_ckpt_model": use_ts})
     dataset = {**validate["dataset"], "data_list_key": data_list_key}
@@ -43,7 +39,7 @@ def _evaluation(conf: dict, use_ts: bool, data_list_key: str, metrics: bool, han
     result = {
         **used,
         "model": _model_choices(conf),
-        "pre_transforms": _resolved_references(conf["train"], validate["pre_transforms"]),
+        "pre_transforms": validate["pre_transforms"],
         "dataset": dataset,
         **{k: validate[k] for k in kept},
         "handlers": handlers,
@@ -88,7 +84,7 @@ def _every_file(parent: Parent) -> str:
     return layout.parent_file("", name).removeprefix("/")
 
 
-def derived_configs(conf: dict, task: str) -> dict[str, dict]:
+def derived_configs(conf: dict, task: str, parent: Parent | None = None) -> dict[str, dict]:
     """config_finetune, config_validation, config_validation_ckpt and config_inference.
 
     Parameters
@@ -97,12 +93,20 @@ def derived_configs(conf: dict, task: str) -> dict[str, dict]:
         A ``config_train.json`` with both sections.
     task:
         segmentation, classification or regression; decides how predictions are saved, and which details of metrics.
+    parent:
+        What the archive's training starts from, if from anything.
     """
-    # MONAI's ClassificationSaver writes a row of whatever numbers the network gives.
+    # Segmentations are saved by a post-transform, as Clara 4.1 and MONAI do; MONAI's ClassificationSaver, a handler,
+    # writes a row of whatever numbers the network gives.
+    segments = task == "segmentation"
     saver = {
-        "name": "SegmentationSaver" if task == "segmentation" else "ClassificationSaver",
-        "args": {"output_dir": "{MMAR_EVAL_OUTPUT_PATH}"},
+        "name": "SaveImaged" if segments else "ClassificationSaver",
+        "args": {**({"keys": "pred"} if segments else {}), "output_dir": "{MMAR_EVAL_OUTPUT_PATH}"},
     }
+    inference = _evaluation(conf, True, "test", False, [] if segments else [saver])
+    if segments:
+        kept = [t for t in inference["post_transforms"] if t.get("name") != saver["name"]]
+        inference["post_transforms"] = [*kept, saver]
     metrics = {
         "name": "MetricsSaver",
         "args": {
@@ -113,8 +117,8 @@ def derived_configs(conf: dict, task: str) -> dict[str, dict]:
         },
     }
     return {
-        "config_finetune.json": finetune_config(conf),
+        "config_finetune.json": finetune_config(conf, parent),
         "config_validation.json": _evaluation(conf, True, "validation", True, [metrics]),
         "config_validation_ckpt.json": _evaluation(conf, False, "validation", True, [metrics]),
-        "config_inference.json": _evaluation(conf, True, "test", False, [saver]),
+        "config_inference.json": inference,
     }

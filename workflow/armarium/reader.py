@@ -512,9 +512,11 @@ class EffectiveDir(Folder):
     export_json: Path
     publish_json: Path
     files_json: Path
+    variables_json: Path
 
     def __init__(self, archive: str):
-        files = [*(layout.effective(archive, part) for part in layout.EFFECTIVE), layout.changed_files(archive)]
+        files = [*(layout.effective(archive, part) for part in layout.EFFECTIVE)]
+        files += [layout.changed_files(archive), layout.effective_variables(archive)]
         super().__init__(os.path.dirname(files[0]), files)
 
 

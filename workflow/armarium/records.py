@@ -47,15 +47,17 @@ def history_members(progress: Progress, metrics: list[str]) -> dict[str, str]:
 
 
 def log_members(training: SplitTraining) -> dict[str, str]:
-    """Losses and learning rates of every step, warnings (of what other clients cannot do, too), and a summary; no clocks."""
+    """Losses and learning rates of every step, warnings (of what the recipe says otherwise and other clients cannot do, too), and a summary; no clocks."""
     progress = training.progress
     losses = [{"epoch": e, "batch": b, "loss": v} for e, b, v in progress.losses]
     groups = [f"group-{i}" for i in range(len(training.optimizer.param_groups))]
     rates = [dict(zip(["epoch", "batch", *groups], row, strict=True)) for row in progress.rates]
+    of_recipe = [f"Recipe: {line}" for line in training.settings.get("warnings", [])]
+    warnings = [*of_recipe, *progress.warnings, *not_rebuilt(training.settings)]
     return {
         "logs/training_loss.tsv": tsv(["epoch", "batch", "loss"], losses),
         f"logs/learning_rates/{type(training.optimizer).__name__}.tsv": tsv(["epoch", "batch", *groups], rates),
-        "warning.log": "".join(f"{w}\n" for w in (*progress.warnings, *not_rebuilt(training.settings))),
+        "warning.log": "".join(f"{w}\n" for w in warnings),
         "summary.log": _summary(training),
         "computational.json": json_text(
             computational_json(training.settings, training.amp, training.device.type == "cuda")

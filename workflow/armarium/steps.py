@@ -16,6 +16,7 @@ from . import layout
 from .changes import content_of, list_digests
 from .configure import (
     data_root_of,
+    evaluation_settings_of,
     fingerprint_on_disk,
     published_checkpoint,
     read_effective,
@@ -282,6 +283,8 @@ def check_recipe(archive: str) -> None:
 
         settings = recipe_of(archive)
         network = check_components(settings, class_names(archive))
+        if (evaluated := evaluation_settings_of(archive, settings)) != settings:
+            check_components(evaluated, class_names(archive))
         if settings["task"] == REGRESSION:
             check_regression(settings, network, input_shape(archive))
         if settings.get("start"):
@@ -379,7 +382,7 @@ def evaluate_published(archive: str, device: str, cache_dir: str, trusted: bool)
         publish = read_effective(archive, "publish")["publish"]
         cases = cases_of(archive, published_cases(archive, publish))
         members = evaluate_torchscript(
-            recipe_of(archive),
+            evaluation_settings_of(archive, recipe_of(archive)),
             _published_torchscript(archive, cache_dir, trusted),
             cases,
             class_names(archive),

@@ -21,10 +21,10 @@ from armarium.boundary import check_boundary
 from armarium.environment_files import LOCK, frozen_names, names_here
 from armarium.errors import UserError
 from armarium.faults import in_words
+from armarium.grammar import class_name
 from armarium.held import give_back, held_products, hold
 from armarium.naming import CASE, CHECKPOINT, GROUP
 from armarium.origin import note_origin
-from armarium.recipe import class_name
 from armarium.running import Run
 from armarium.standing import standing
 from snakemake.io import IOFile
@@ -163,14 +163,24 @@ def configured(archive):
     if only_looks() or not workflow.is_main_process:
         if workflow.is_main_process:
             told(adopt_once, archive)
-        return told(configure, *given, only_looks())
+        held = told(configure, *given, only_looks())
+        tell_warnings(held)
+        return held
     told(refuse_edit_while_at_work, *given)
     told(settle_what_is_left, archive)
     told(adopt_once, archive)
     held = told(configure, *given)
     told(note_clone, archive, held)
+    tell_warnings(held)
     note_as_known(archive)
     return held
+
+
+def tell_warnings(held):
+    """Say what of a recipe was translated or has no effect, when its configuration is new."""
+    if workflow.is_main_process and not held.changed.isdisjoint({"train", "execution"}):
+        for line in held.warnings:
+            print(f"armarium: warning: {held.archive}: {line}", file=sys.stderr)
 
 
 def refuse_edit_while_at_work(archive, *given):
