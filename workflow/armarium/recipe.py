@@ -328,8 +328,6 @@ def training_settings(conf: dict, environment: dict, source: str) -> dict:
     sections = {k: conf[k] for k in ("train", "validate")}
     _no_code(sections, source)
     variables = _variables(conf, environment, source)
-    if variables["multi_gpu"]:
-        raise UserError(f"{source}: multi_gpu is true; this version trains a split on one device; set it to false")
     sections = substitute(sections, variables, source)
     _no_code(sections, source)  # a variable's value is no more to be run
     train, validate = sections["train"], sections["validate"]
@@ -356,6 +354,7 @@ def training_settings(conf: dict, environment: dict, source: str) -> dict:
         "drop_last": typed(
             "drop_last", dataloader["args"].get("drop_last", False), False, f"{source} train.dataloader"
         ),
+        **({"processes": variables["processes"]} if variables["multi_gpu"] and variables["processes"] > 1 else {}),
         "num_workers": variables["num_workers"],
         "save_interval": counts["save_interval"],
         "validation_interval": counts["num_interval_per_valid"],
@@ -379,6 +378,11 @@ def training_settings(conf: dict, environment: dict, source: str) -> dict:
             "metrics": metrics,
         },
     }
+
+
+def processes_of(settings: dict) -> int:
+    """How many processes train a split together; several decide the weights, so only then the settings say so."""
+    return settings.get("processes", 1)
 
 
 def metric_names(settings: dict) -> list[str]:

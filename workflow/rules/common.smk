@@ -23,7 +23,7 @@ from armarium.errors import UserError
 from armarium.faults import in_words
 from armarium.held import give_back, held_products, hold
 from armarium.naming import CASE, CHECKPOINT, GROUP
-from armarium.recipe import class_name
+from armarium.recipe import class_name, processes_of
 from armarium.running import Run
 from armarium.standing import standing
 from snakemake.io import IOFile
@@ -56,6 +56,7 @@ if config:
 ARCHIVES_DIR = config.get("archives_dir", "archives")
 CACHE_DIR = config.get("cache_dir", ".cache/armarium")
 DEVICE = config.get("device", "auto")
+EVALUATION_PROCESSES = config.get("evaluation_processes", 1)
 LISTED = {f"{ARCHIVES_DIR}/{name}": name for name in config.get("archives", {})}
 LISTED_GLOBALS = Globals(config.get("data_root"), config.get("set", {}), CACHE_DIR)
 # Of an archive that merely lies on disk only the command line speaks, not the file that lists others.
@@ -69,6 +70,7 @@ ALLOWED = [*config.get("allow", []), *(path for a in config.get("archives", {}).
 HOW = (
     f"ARMARIUM_DEVICE={DEVICE} ARMARIUM_CACHE={shlex.quote(CACHE_DIR)} "
     f"ARMARIUM_ALLOW={shlex.quote(json_module.dumps(ALLOWED))} "
+    f"ARMARIUM_EVALUATION_PROCESSES={EVALUATION_PROCESSES} "
     f"ARMARIUM_TRUST_TORCHSCRIPT={int(config.get('trust_torchscript', False))}"
 )
 
@@ -84,6 +86,25 @@ shell.prefix(
 
 if workflow.local_exec and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", gpus.local_limit(config.get("gpus"), DEVICE))
+
+
+def gpus_for(processes):
+    """What a job of several processes asks for; Snakemake would lend it fewer than that without a word."""
+    lent = workflow.global_resources.get("gpu")
+    if lent and lent < processes:
+        told(refuse_fewer_gpus, processes, lent)
+    return processes
+
+
+def refuse_fewer_gpus(wanted, lent):
+    raise UserError(
+        f"{wanted} processes want a GPU each, and {lent} may be used at once here; set processes or evaluation_processes to {lent}, "
+        "or device to cpu; for more than this machine has, use a cluster"
+    )
+
+
+def processes_for(archive):
+    return processes_of(configured(archive).settings)
 
 
 wildcard_constraints:
