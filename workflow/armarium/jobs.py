@@ -60,7 +60,9 @@ def score_torchscript(given: dict, files: dict[str, bytes], device: str, team: T
     return {}, evaluate_torchscript(**evaluation, torchscript=files["model.ts"], device=device, team=team)
 
 
-JOBS: dict[str, Callable[..., Made]] = {f.__name__: f for f in (train, add_epochs, score_checkpoints, score_torchscript)}
+JOBS: dict[str, Callable[..., Made]] = {
+    f.__name__: f for f in (train, add_epochs, score_checkpoints, score_torchscript)
+}
 
 
 def _workspace(given: dict, team: Team) -> Workspace:

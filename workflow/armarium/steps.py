@@ -28,10 +28,9 @@ from .hashing import HashIndex
 from .parts import PARITY, SCRIPT, Parts
 from .provenance import Step, is_recorded, recorded_of, step
 from .recipe import processes_of
-from .run import INFO, TRAINING_LOSS, Workspace, finished_run, lacking, only_trainer, weights_of
+from .run import INFO, Workspace, finished_run, lacking, only_trainer, weights_of
 from .split_files import cases_tested_by, read_splits, tested_on
 from .standing import cases_sha256
-from .tables import read_tsv
 from .trust import is_exported_here, note_exported
 from .zips import copy_member, write_zip, zip_member
 

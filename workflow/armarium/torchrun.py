@@ -96,7 +96,9 @@ def _for_ranks() -> dict[str, str]:
         AGENT: str(os.getpid()),
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
         "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # as torchrun would say at length; torch's are set by the job
+        "OMP_NUM_THREADS": os.environ.get(
+            "OMP_NUM_THREADS", "1"
+        ),  # as torchrun would say at length; torch's are set by the job
         **({LOG: log} if log else {}),
         **({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}),  # nobody else is to listen to
     }
