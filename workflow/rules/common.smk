@@ -88,23 +88,30 @@ if workflow.local_exec and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", gpus.local_limit(config.get("gpus"), DEVICE))
 
 
-def gpus_for(processes):
-    """What a job of several processes asks for; Snakemake would lend it fewer than that without a word."""
-    lent = workflow.global_resources.get("gpu")
-    if lent and lent < processes:
-        told(refuse_fewer_gpus, processes, lent)
-    return processes
-
-
-def refuse_fewer_gpus(wanted, lent):
-    raise UserError(
-        f"{wanted} processes want a GPU each, and {lent} may be used at once here; set processes or evaluation_processes to {lent}, "
-        "or device to cpu; for more than this machine has, use a cluster"
-    )
-
-
 def processes_for(archive):
+    """How many processes train a split of an archive together."""
     return processes_of(configured(archive).settings)
+
+
+PROCESSES = {
+    "train_split": processes_for,
+    "test_split": lambda archive: EVALUATION_PROCESSES,
+    "evaluate_published": lambda archive: EVALUATION_PROCESSES,
+}
+"""How many processes a job has, by its rule: a GPU each where there are GPUs."""
+
+
+def refuse_fewer_gpus(jobs):
+    """Tell of a job that wants more GPUs than may be used at once: Snakemake would lend it fewer without a word."""
+    lent = workflow.global_resources.get("gpu")
+    most = lent.value if lent is not None else None
+    for job in jobs if most else ():
+        wanted = PROCESSES.get(job.rule.name, lambda archive: 1)(job.wildcards_dict.get("archive"))
+        if wanted > most:
+            raise UserError(
+                f"{job.rule.name}: {wanted} processes want a GPU each, and {most} may be used at once here; lower processes "
+                "(of the recipe; other weights) or evaluation_processes, or set device to cpu"
+            )
 
 
 wildcard_constraints:
@@ -135,6 +142,7 @@ def this_run():
 def claim_files():
     """Refuse, before any job, what another Snakemake is at work on."""
     jobs = list(workflow.dag.needrun_jobs())
+    refuse_fewer_gpus(jobs)
     this_run().start((f for job in jobs for f in job.output), (f for job in jobs for f in job.input))
     hold_last_versions(jobs)
 

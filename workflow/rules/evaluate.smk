@@ -12,7 +12,7 @@ rule test_split:
         "../../envs/torch.yaml"
     threads: lambda wildcards: configured(wildcards.archive).settings["threads"] * EVALUATION_PROCESSES
     resources:
-        gpu=lambda wildcards: gpus_for(EVALUATION_PROCESSES),
+        gpu=EVALUATION_PROCESSES,
         mem_mb=8000 * EVALUATION_PROCESSES,
         runtime=240,
     message:
@@ -54,7 +54,7 @@ rule evaluate_published:
         "../../envs/torch.yaml"
     threads: lambda wildcards: configured(wildcards.archive).settings["threads"] * EVALUATION_PROCESSES
     resources:
-        gpu=lambda wildcards: gpus_for(EVALUATION_PROCESSES),
+        gpu=EVALUATION_PROCESSES,
         mem_mb=8000 * EVALUATION_PROCESSES,
         runtime=240,
     message:

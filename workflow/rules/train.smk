@@ -34,7 +34,7 @@ rule train_split:
         "../../envs/torch.yaml"
     threads: lambda wildcards: configured(wildcards.archive).settings["threads"] * processes_for(wildcards.archive)
     resources:
-        gpu=lambda wildcards: gpus_for(processes_for(wildcards.archive)),
+        gpu=lambda wildcards: processes_for(wildcards.archive),
         mem_mb=lambda wildcards: 8000 * processes_for(wildcards.archive),
         runtime=1440,
     message:
