@@ -64,6 +64,7 @@ def _work(folder: Path) -> None:
 
 def main() -> None:
     end_with(int(os.environ[AGENT]))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as SIGTERM: at once, also while waiting for the others
     folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
     if rank == 0:
         _tell_as_agent()
