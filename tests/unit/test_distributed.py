@@ -25,7 +25,7 @@ from armarium.network import build_network
 from armarium.run import Workspace
 from armarium.tables import read_tsv
 from armarium.torchrun import compute
-from tiny import CLASSES, REPO, component, recipe, settings, squares
+from tiny import CLASSES, REPO, component, recipe, settings, squares, training_of
 
 EPOCHS = 20
 """Enough that a process can be killed between two of them."""
@@ -128,6 +128,14 @@ def test_shares_come_together_in_the_order_of_the_whole():
 
 
 # ---- training
+
+
+def test_a_handler_is_attached_in_the_process_of_its_rank(data, tmp_path):
+    handlers = [{**component("GarbageCollector"), **more} for more in ({}, {"rank": 0}, {"rank": 1})]
+    training = training_of(data, tmp_path, settings(handlers=handlers))
+    assert len(training._handlers()) == 2
+    training.team = Team(2, 3)
+    assert len(training._handlers()) == 1
 
 
 def number(text: str) -> float | str:

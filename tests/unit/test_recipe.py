@@ -274,6 +274,17 @@ def test_the_recipes_of_the_examples_are_right():
         assert training_settings(conf, environment, folder.name)["epochs"] > 0
 
 
+def test_a_handler_keeps_the_number_of_the_process_that_it_is_for():
+    def of(**more) -> list:
+        handlers = [{**component("ParameterScheduler"), **more}, {"name": "StatsHandler", "rank": 0, "args": {}}]
+        return changed(lambda conf: conf["train"]["handlers"].extend(handlers))["handlers"]
+
+    assert of() == [component("ParameterScheduler")] and of(rank=1) == [{**component("ParameterScheduler"), "rank": 1}]
+    assert "rank is 'first'" in refused(
+        lambda conf: conf["train"]["handlers"].append({**component("ParameterScheduler"), "rank": "first"})
+    )
+
+
 def test_the_number_of_processes_decides_a_training_only_with_multi_gpu():
     def of(**variables) -> dict:
         return settings({**recipe(), **variables})

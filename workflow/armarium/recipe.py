@@ -174,6 +174,18 @@ def _handlers(section: dict, where: str) -> dict[str, dict]:
     return merged
 
 
+def _built_handlers(train: dict, source: str) -> list[dict]:
+    """Those that the trainer does not play itself, with the ``rank`` of the only process that has one, where it says that."""
+    found = []
+    for raw in filter(_active, train["handlers"]):
+        handler = _component(raw, f"{source} train.handlers")
+        if "rank" in raw:
+            handler["rank"] = typed("rank", raw["rank"], 0, f"{source} train.handlers {class_name(handler)}")
+        if handler.get("name") not in OUR_HANDLERS:
+            found.append(handler)
+    return found
+
+
 def _refuse_validation_handlers(validate: dict, source: str) -> None:
     foreign = [n for n in _handlers(validate, source) if n not in OUR_HANDLERS]
     if foreign:
@@ -370,7 +382,7 @@ def training_settings(conf: dict, environment: dict, source: str) -> dict:
         "model": _component(train["model"], f"{source} train.model"),
         "pre_transforms": train_pre,
         "inferer": _component(train.get("inferer", {"name": "SimpleInferer"}), f"{source} train.inferer"),
-        "handlers": [h for h in _components(train, "handlers", source) if h.get("name") not in OUR_HANDLERS],
+        "handlers": _built_handlers(train, source),
         "validate": {
             "pre_transforms": validate_pre,
             "inferer": _component(validate.get("inferer", {"name": "SimpleInferer"}), f"{source} validate.inferer"),

@@ -337,6 +337,12 @@ class SplitTraining:
                     raise UserError(str(error).rpartition("armarium.errors.UserError: ")[2].strip()) from error
         return self.progress
 
+    def _handlers(self) -> list:
+        """The recipe's own handlers, but for those of another process's ``rank``."""
+        rank = self.team.rank
+        mine = [h for h in self.settings["handlers"] if h.get("rank", rank) == rank]
+        return [build("handler", h, self.settings["allow"]) for h in mine]
+
     def _engine(self, done: int) -> SupervisedTrainer:
         engine = SupervisedTrainer(
             device=self.device,
@@ -348,7 +354,7 @@ class SplitTraining:
             inferer=self.inferer,
             iteration_update=self._step,
             decollate=False,
-            train_handlers=[build("handler", h, self.settings["allow"]) for h in self.settings["handlers"]] or None,
+            train_handlers=self._handlers() or None,
         )
         engine.logger.setLevel(logging.CRITICAL)  # errors are told once, by the command line
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
