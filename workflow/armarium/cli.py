@@ -64,6 +64,16 @@ class Commands(click.Group):
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
+processes = click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    envvar="ARMARIUM_EVALUATION_PROCESSES",
+    show_default=True,
+    help="Processes that share the cases, on a GPU each where there are GPUs.",
+)
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--log", type=click.Path(dir_okay=False), help="Write messages to this file too.")
 @click.pass_context
@@ -79,7 +89,7 @@ class Tee(io.TextIOBase):
     """Standard error that goes to a file as well, as long as that can be written; a bar stays on the terminal alone."""
 
     def __init__(self, stream, path: str):
-        self.stream, self.file = stream, None
+        self.stream, self.path, self.file = stream, path, None
         with suppress(OSError):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self.file = open(path, "ab", buffering=0)  # noqa: SIM115 (open as long as the process)
@@ -187,9 +197,10 @@ def copy_logs(archive: str, split: str, targets: tuple[str, ...]) -> None:
 @split
 @device
 @cache
-def test(archive: str, group: str, split: str, device: str, cache: str) -> None:
+@processes
+def test(archive: str, group: str, split: str, device: str, cache: str, processes: int) -> None:
     """Score the checkpoints of a split on a test group."""
-    computing_steps().test_split(archive, group, split, device, cache)
+    computing_steps().test_split(archive, group, split, device, cache, processes)
 
 
 @cli.command()
@@ -206,10 +217,11 @@ def write_results(archive: str, group: str, split: str, checkpoint: str) -> None
 @archive
 @device
 @cache
+@processes
 @click.option("--trust-torchscript/--no-trust-torchscript", "trusted", envvar="ARMARIUM_TRUST_TORCHSCRIPT")
-def evaluate_published(archive: str, device: str, cache: str, trusted: bool) -> None:
+def evaluate_published(archive: str, device: str, cache: str, processes: int, trusted: bool) -> None:
     """Score the published model and keep its predictions."""
-    computing_steps().evaluate_published(archive, device, cache, trusted)
+    computing_steps().evaluate_published(archive, device, cache, trusted, processes)
 
 
 @cli.command()

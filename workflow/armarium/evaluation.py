@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median, pstdev
+from typing import Any
 
 import nibabel
 import numpy
@@ -26,6 +27,7 @@ from monai.networks.utils import eval_mode, one_hot
 from .cache import PreparedCases, checked_files
 from .components import build
 from .dataset import CLASSIFICATION, REGRESSION, SEGMENTATION
+from .distributed import ALONE, Team, by_itself
 from .errors import UserError
 from .hashing import as_checked
 from .network import one_number_a_case
@@ -130,7 +132,8 @@ class Evaluation:
     """What scoring a set of cases gave.
 
     ``details`` has a row per case, ``class_details`` one per case and class; ``set_values`` holds the
-    metrics that only a set has; ``class_names`` names the classes by number.
+    metrics that only a set has; ``class_names`` names the classes by number; ``kept`` has each case and what
+    was to be kept of its prediction.
     """
 
     metrics: list[str]
@@ -138,6 +141,7 @@ class Evaluation:
     details: list[dict] = field(default_factory=list)
     class_details: list[dict] = field(default_factory=list)
     set_values: dict[str, float] = field(default_factory=dict)
+    kept: list[tuple[dict, Any]] = field(default_factory=list)
 
     def aggregated(self) -> dict[str, float]:
         """Each metric over the set: the mean over the cases where it is defined (NaN where none is)."""
@@ -220,6 +224,17 @@ class LabelFiles:
         return loaded
 
 
+@dataclass
+class ScoredCase:
+    """What scoring one case gave: its rows, what is kept of its prediction, and what metrics of a whole set take in."""
+
+    case: dict
+    row: dict
+    class_rows: dict[int, dict]
+    kept: Any
+    for_set: tuple[torch.Tensor, torch.Tensor, torch.Tensor, Sequence[float]] | None
+
+
 class CaseScorer:
     """Scores a network by the recipe's ``validate`` section.
 
@@ -233,13 +248,22 @@ class CaseScorer:
         What the network runs on.
     class_names:
         Names by class number.
+    team:
+        The processes that share the cases. The first has what one process would have, to the bit; the others have it too,
+        but for the predictions.
     """
 
     def __init__(
-        self, settings: dict, data_root: str, cache_dir: str, device: torch.device, class_names: dict[int, str]
+        self,
+        settings: dict,
+        data_root: str,
+        cache_dir: str,
+        device: torch.device,
+        class_names: dict[int, str],
+        team: Team = ALONE,
     ):
         validate, allow = settings["validate"], settings["allow"]
-        self.task, self.device, self.class_names = settings["task"], device, class_names
+        self.task, self.device, self.class_names, self.team = settings["task"], device, class_names, team
         self.prepared = PreparedCases(validate["pre_transforms"], data_root, cache_dir, allow)
         self.labels = LabelFiles(data_root)
         self.inferer = build("inferer", validate["inferer"], allow)
@@ -249,8 +273,13 @@ class CaseScorer:
         self.scores = [Score(m, allow) for m in validate["metrics"]]
         self.metrics = ["loss", *(s.label for s in self.scores)]
 
+    def prepare(self, cases: Sequence[dict], workers: int) -> None:
+        """Prepare what is missing of ``cases``, each process its share."""
+        self.prepared.prepare_all(self.team.share(cases), workers=workers)
+        self.team.wait()
+
     def __call__(
-        self, network: torch.nn.Module, cases: Sequence[dict], keep: Callable[[dict, numpy.ndarray], None] | None = None
+        self, network: torch.nn.Module, cases: Sequence[dict], keep: Callable[[dict, numpy.ndarray], Any] | None = None
     ) -> Evaluation:
         """Score ``network`` on ``cases``.
 
@@ -261,30 +290,55 @@ class CaseScorer:
         cases:
             As :class:`~armarium.cache.PreparedCases` takes them, labelled.
         keep:
-            Given each case and its prediction: class numbers on the file's grid, probabilities, or the number.
+            Given each case and its prediction: class numbers on the file's grid, probabilities, or the number. What it
+            returns is kept.
         """
         result = Evaluation(self.metrics, self.class_names)
         for score in self.scores:
             score.reset()
+        if self.team.size == 1:
+            self._score_all(network, cases, keep, lambda scored: self._take_in(scored, result))
+        for part in self._parts(cases) if self.team.size > 1 else ():
+            own: list[ScoredCase] = []
+            self._score_all(network, self.team.share(part), keep, own.append)
+            for scored in self.team.in_order(own):
+                self._take_in(scored, result)
+        if self.team.is_first:
+            with by_itself():
+                result.set_values = {s.label: s.of_set() for s in self.scores if not s.per_case}
+            if self.task == REGRESSION:
+                result.set_values |= {s.label: result.root_mean_square(s.label) for s in self.scores if s.is_root}
+        kept, result.kept = result.kept, []
+        result = self.team.tell(result)
+        result.kept = kept
+        return result
+
+    def _parts(self, cases: Sequence[dict]) -> Iterator[Sequence[dict]]:
+        """Cases whose results are sent to the first process at once: few where whole segmentations are sent."""
+        sends_images = self.task == SEGMENTATION and not all(s.per_case for s in self.scores)
+        step = self.team.size if sends_images else max(1, len(cases))
+        for start in range(0, len(cases), step):
+            yield cases[start : start + step]
+
+    def _score_all(self, network, cases: Sequence[dict], keep, take: Callable[[ScoredCase], None]) -> None:
+        """Score cases one after the other in this process."""
+        if not cases:
+            return
         engine = SupervisedEvaluator(
             device=self.device,
             val_data_loader=list(cases),
             epoch_length=len(cases),
             network=network,
             inferer=self.inferer,
-            iteration_update=lambda _, case: self._score(network, case, result, keep),
+            iteration_update=lambda _, case: take(self._score(network, case, keep)),
             decollate=False,
         )
         engine.logger.setLevel(logging.CRITICAL)  # errors are told once, by the command line
         set_track_meta(False)
         with eval_mode(network):  # MONAI's own step, which _score replaces, would see to it
             engine.run()
-        result.set_values = {s.label: s.of_set() for s in self.scores if not s.per_case}
-        if self.task == REGRESSION:
-            result.set_values |= {s.label: result.root_mean_square(s.label) for s in self.scores if s.is_root}
-        return result
 
-    def _score(self, network, case: dict, result: Evaluation, keep) -> None:
+    def _score(self, network, case: dict, keep) -> ScoredCase:
         item = self.prepared.get(case)
         image = item["image"][None].to(self.device, torch.float32)
         on = f"case {case['case']}: network or loss on an image {list(image.shape)}"
@@ -294,21 +348,39 @@ class CaseScorer:
                 one_number_a_case(output.shape, 1)
             loss = float(self.loss(output, item["label"][None].to(self.device)))
         prediction, label, index, spacing = self._on_file_grid(output[0], item, case)
+        given = prediction[None], label[None], index[None], spacing
         row = {c: case[c] for c in IDS} | {"loss": loss}
         class_rows: dict[int, dict] = {}
         for score in self.scores:
-            with components_at_work(f"case {case['case']}: metric {score.label}"):
-                values = score.add(prediction[None], label[None], index[None], spacing)
+            values = self._added(score, case, given) if score.per_case else None
             row[score.label] = math.nan if values is None else _mean(values)
             first = 0 if values is None or score.with_background or len(values) >= len(prediction) else 1
             for number, value in enumerate((values or []) if self.task != REGRESSION else [], first):
                 class_rows.setdefault(number, {})[score.label] = value
-        result.details.append(row)
-        for number, values in sorted(class_rows.items()):
+        kept = keep(case, self._kept_form(prediction)) if keep else None
+        for_set = None if all(s.per_case for s in self.scores) else given
+        if for_set and self.team.size > 1:  # a GPU's tensors would be sent as places on that GPU
+            for_set = (*(t.cpu() for t in given[:3]), spacing)
+        return ScoredCase(case, row, class_rows, kept, for_set)
+
+    def _added(self, score: Score, case: dict, given: tuple) -> list[float] | None:
+        with components_at_work(f"case {case['case']}: metric {score.label}"):
+            return score.add(*given)
+
+    def _take_in(self, scored: ScoredCase, result: Evaluation) -> None:
+        """Add a case's results to those of the cases before it."""
+        if scored.for_set:
+            *tensors, spacing = scored.for_set
+            given = (*(t.to(self.device) for t in tensors), spacing)
+            for score in self.scores:
+                if not score.per_case:
+                    self._added(score, scored.case, given)
+        result.details.append(scored.row)
+        for number, values in sorted(scored.class_rows.items()):
             name = self.class_names.get(number, str(number))
-            result.class_details.append({c: case[c] for c in IDS} | {"class": number, "name": name, **values})
-        if keep:
-            keep(case, self._kept_form(prediction))
+            result.class_details.append({c: scored.case[c] for c in IDS} | {"class": number, "name": name, **values})
+        if scored.kept is not None:
+            result.kept.append((scored.case, scored.kept))
 
     def _kept_form(self, prediction: torch.Tensor) -> numpy.ndarray:
         if self.task == SEGMENTATION:

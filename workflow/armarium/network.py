@@ -26,7 +26,7 @@ def choose_device(wanted: str) -> torch.device:
         )
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", gpus.claim(torch.cuda.device_count()))
+    return torch.device("cuda", gpus.claim(torch.cuda.device_count())[0])
 
 
 def make_deterministic(settings: dict) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from .config import check, nearest, typed
 from .errors import Problems, UserError
 from .forms import is_code, is_form, refuse_references, without_given
-from .grammar import class_name, read_component, read_components, with_references
+from .grammar import class_name, is_active, read_component, read_components, with_references
 from .scoring import early_stopping, read_metrics
 
 VARIABLE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -124,11 +124,15 @@ def _refuse_validation_handlers(validate: dict, source: str) -> None:
 
 
 def _built_handlers(train: dict, source: str) -> list[dict]:
-    """Those that the trainer does not play itself, and that are made of plain values."""
-    handlers = [h for h in read_components(train, "handlers", source) if h.get("name") not in OUR_HANDLERS | ONLY_SHOW]
-    for handler in handlers:
-        refuse_references(handler["args"], f"{source} train.handlers {class_name(handler)}")
-    return handlers
+    """Those that the trainer does not play itself, made of plain values, with the ``rank`` of the only process that has one."""
+    found, where = [], f"{source} train.handlers"
+    for raw in filter(is_active, train["handlers"]):
+        handler = read_component(raw, where)
+        if handler.get("name") in OUR_HANDLERS | ONLY_SHOW:
+            continue
+        refuse_references(handler["args"], f"{where} {class_name(handler)}")
+        found.append(handler | ({"rank": typed("rank", raw["rank"], 0, where)} if "rank" in raw else {}))
+    return found
 
 
 SECTIONS = {
@@ -277,8 +281,6 @@ def training_settings(conf: dict, environment: dict, source: str) -> dict:
     sections = {k: conf[k] for k in ("train", "validate")}
     _no_code(sections, source)
     variables = _variables(conf, environment, source)
-    if variables["multi_gpu"]:
-        raise UserError(f"{source}: multi_gpu is true; this version trains a split on one device; set it to false")
     sections = substitute(sections, variables, source)
     _no_code(sections, source)  # a variable's value is no more to be run
     _check_engines(sections, source)
@@ -297,6 +299,7 @@ def training_settings(conf: dict, environment: dict, source: str) -> dict:
         "drop_last": typed(
             "drop_last", dataloader["args"].get("drop_last", False), False, f"{source} train.dataloader"
         ),
+        **({"processes": variables["processes"]} if variables["multi_gpu"] and variables["processes"] > 1 else {}),
         "validation_interval": counts["num_interval_per_valid"],
         "early_stopping": early_stopping(stopping, validate, source),
         "loss": read_component(train["loss"], f"{source} train.loss"),
@@ -356,6 +359,11 @@ def evaluation_settings(conf: dict, environment: dict, source: str) -> dict:
     _no_code(section, source)
     _check_engines({"": section}, source)
     return validation_settings(section, source)
+
+
+def processes_of(settings: dict) -> int:
+    """How many processes train a split together; several decide the weights, so only then the settings say so."""
+    return settings.get("processes", 1)
 
 
 def metric_names(settings: dict) -> list[str]:

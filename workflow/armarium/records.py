@@ -106,6 +106,7 @@ def run_description(training: SplitTraining, fingerprint: str) -> dict:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
         "threads": training.settings["threads"],
+        **({"processes": training.team.size} if training.team.size > 1 else {}),
         "torch": torch.__version__,
         "monai": monai.__version__,
     }

@@ -284,6 +284,25 @@ class Workspace:
             shutil.rmtree(path, ignore_errors=True)
 
 
+class ReadWorkspace(Workspace):
+    """A workspace that another process writes: the state is read, nothing is written."""
+
+    def start_afresh(self) -> None:
+        pass
+
+    def note_epoch(self, epoch: int, what: str) -> None:
+        pass
+
+    def keep_checkpoint(self, epoch: int, weights: dict) -> None:
+        pass
+
+    def drop_checkpoints_but(self, epochs: set[int]) -> None:
+        pass
+
+    def save_state(self, state: dict) -> None:
+        pass
+
+
 def info_text(info: dict) -> str:
     """What a run says of itself, as its zip holds it."""
     return json.dumps(info, indent=1, ensure_ascii=False)

@@ -28,11 +28,11 @@ from .files import json_text, memory_bytes, read_bytes, remove_abandoned, write_
 from .hashing import HashIndex
 from .parent import parent_inputs, refuse_seen
 from .parts import PARITY, SCRIPT, Parts
-from .provenance import is_recorded, recorded_of, step
-from .run import INFO, TRAINING_LOSS, Workspace, finished_run, lacking, only_trainer, weights_of
+from .provenance import Step, is_recorded, recorded_of, step
+from .recipe import processes_of
+from .run import INFO, Workspace, finished_run, lacking, only_trainer, weights_of
 from .split_files import cases_tested_by, read_splits, tested_on
 from .standing import cases_sha256
-from .tables import read_tsv
 from .trust import is_exported_here, note_exported
 from .zips import copy_member, write_zip, zip_member
 
@@ -177,51 +177,60 @@ def train(archive: str, split: str, device: str, cache_dir: str) -> None:
             return
         with step(archive, name, "train_split", inputs, [output]) as running:
             if not workspace.run_that_lacks(listed):
-                running.resources |= _train(archive, split, device, cache_dir, workspace)
+                _train(archive, split, device, cache_dir, workspace, running)
             if run := workspace.run_that_lacks(listed):
                 running.extends = [] if run == workspace.done else recorded_of(archive, name, output, run)
                 running.parameters["epochs"] = lacking(finished_run(run), listed)
-                running.resources |= _add_epochs(archive, split, device, cache_dir, workspace, run)
+                _add_epochs(archive, split, device, cache_dir, workspace, running, run)
 
 
-def _train(archive: str, split: str, device: str, cache_dir: str, workspace: Workspace) -> dict:
+def _train(archive: str, split: str, device: str, cache_dir: str, workspace: Workspace, running: Step) -> None:
     """Train from the first epoch to the last, or go on with that."""
-    from .records import run_members
-    from .training import SplitTraining
-
-    training = SplitTraining(*_training_of(archive, split, device, cache_dir), workspace)
-    environment = _environment_of_training(archive, split)
-    progress = training.run()
-    workspace.finish(run_members(training, workspace.fingerprint, environment))
-    return {"device": str(training.device), "steps": len(progress.losses)}
+    training = _training_of(archive, split, cache_dir)
+    asked = {"archive": archive, "split": split, "fingerprint": workspace.fingerprint}
+    given = {"workspace": asked, "training": training}
+    _compute("train", training["settings"], device, cache_dir, given, running, _environment_of_training(archive, split))
 
 
-def _add_epochs(archive: str, split: str, device: str, cache_dir: str, workspace: Workspace, run: Path) -> dict:
+def _add_epochs(
+    archive: str, split: str, device: str, cache_dir: str, workspace: Workspace, running: Step, run: Path
+) -> None:
     """Train up to the listed epochs that a finished run does not hold, and add their weights to it."""
-    from .training import RepeatedTraining
-
-    settings, *others = _training_of(archive, split, device, cache_dir)
-    missing = lacking(finished_run(run), settings["keep_epochs"])
+    training = _training_of(archive, split, cache_dir)
+    missing = lacking(finished_run(run), training["settings"]["keep_epochs"])
     wanted = f"{workspace.fingerprint} {missing}"
-    added = Workspace(archive, split, wanted, layout.added_epochs_dir(archive, split))
+    folder = layout.added_epochs_dir(archive, split)
+    asked = {"archive": archive, "split": split, "fingerprint": wanted, "folder": folder}
     print(f"split {split}: its run is kept; training up to epoch {missing[-1]} for {missing}", file=sys.stderr)
-    losses = read_tsv(zip_member(run, TRAINING_LOSS).decode(errors="replace"), f"{run}: {TRAINING_LOSS}")
-    training = RepeatedTraining({**settings, "keep_epochs": missing}, *others, added, losses=losses)
-    progress = training.run()
-    workspace.extend(run, added)
-    return {"device": str(training.device), "steps": len(progress.losses)}
+    training["settings"]["keep_epochs"] = missing
+    given = {"workspace": asked, "training": training, "run": str(run)}
+    _compute("add_epochs", training["settings"], device, cache_dir, given, running)
+    workspace.extend(run, Workspace(**asked))
 
 
-def _training_of(archive: str, split: str, device: str, cache_dir: str) -> tuple:
-    """What a training takes, but for its workspace; from here on computing is deterministic."""
+def _compute(job: str, settings: dict, device: str, cache_dir: str, given: dict, running: Step, files=None) -> None:
+    """A training's job, in as many processes as the recipe says, and what is to be recorded of it."""
+    from .torchrun import compute
+
+    processes = processes_of(settings)
+    says, _ = compute(job, processes, device, cache_dir, given, files)
+    running.packages |= says.pop("packages", {})
+    running.resources |= says | ({"processes": processes} if processes > 1 else {})
+
+
+def _training_of(archive: str, split: str, cache_dir: str) -> dict:
+    """What a training takes, but for what it is computed on."""
     settings, sides = recipe_of(archive), sides_of_split(archive, split)
     if settings.get("start"):
         refuse_seen(archive, split, _scored_images(archive, split, sides))
-    from .network import choose_device, make_deterministic
-
-    make_deterministic(settings)
-    cases = (cases_of(archive, sides[side]) for side in layout.SIDES)
-    return settings, split, *cases, class_names(archive), data_root_of(archive), cache_dir, choose_device(device)
+    return {
+        "settings": settings,
+        "split": split,
+        **{side: cases_of(archive, sides[side]) for side in layout.SIDES},
+        "class_names": class_names(archive),
+        "data_root": data_root_of(archive),
+        "cache_dir": cache_dir,
+    }
 
 
 def _scored_images(archive: str, split: str, sides: dict[str, list[str]]) -> dict[str, str]:
@@ -296,8 +305,8 @@ def check_recipe(archive: str) -> None:
 # ---- evaluation
 
 
-def test_split(archive: str, group: str, split: str, device: str, cache_dir: str) -> None:
-    """Score all selected checkpoints of a split on a test group, in one process."""
+def test_split(archive: str, group: str, split: str, device: str, cache_dir: str, processes: int = 1) -> None:
+    """Score all selected checkpoints of a split on a test group, together; ``processes`` share the cases."""
     run_zip, output = layout.run_zip(archive, split), layout.evaluation_zip(archive, group, split)
     inputs = [
         run_zip,
@@ -317,21 +326,33 @@ def test_split(archive: str, group: str, split: str, device: str, cache_dir: str
         running.extends = parts.take_from_last(archive, name, output, [f"/{table}" for table in layout.METRIC_TABLES])
         running.parameters |= parts.told(f"test group {group}, split {split}")
         if parts.missing:
-            from .testing import evaluate_checkpoints
-
-            parts.add(
-                evaluate_checkpoints(
-                    recipe_of(archive),
-                    run_zip,
-                    parts.missing,
-                    cases,
-                    class_names(archive),
-                    data_root_of(archive),
-                    cache_dir,
-                    device,
-                )
-            )
+            given = {"run_zip": run_zip, "checkpoints": parts.missing, **_evaluation_of(archive, cases, cache_dir)}
+            made = _evaluate("score_checkpoints", processes, device, cache_dir, given, running)
+            parts.add({c: {f"/{t}": made[f"{c}/{t}"] for t in layout.METRIC_TABLES} for c in parts.missing})
         write_zip(output, {INFO: json_text(parts.says), **parts.members()})
+
+
+def _evaluation_of(archive: str, cases: list[dict], cache_dir: str) -> dict:
+    """What scoring cases takes, but for the model and what it is computed on."""
+    return {
+        "settings": recipe_of(archive),
+        "cases": cases,
+        "class_names": class_names(archive),
+        "data_root": data_root_of(archive),
+        "cache_dir": cache_dir,
+    }
+
+
+def _evaluate(
+    job: str, processes: int, device: str, cache_dir: str, given: dict, running: Step, files=None
+) -> dict[str, str | bytes]:
+    """What an evaluation's job made; how many processes did it decides nothing."""
+    from .torchrun import compute
+
+    says, made = compute(job, processes, device, cache_dir, {"evaluation": given}, files)
+    running.packages |= says.pop("packages", {})
+    running.resources |= {"processes": processes} if processes > 1 else {}
+    return made
 
 
 def _group(archive: str, group: str, split: int) -> list[str]:
@@ -364,8 +385,8 @@ def published_cases(archive: str, publish: int) -> list[str]:
     return tested or sides_of_split(archive, str(publish))["validation"]
 
 
-def evaluate_published(archive: str, device: str, cache_dir: str, trusted: bool) -> None:
-    """Score the published TorchScript, and keep its predictions.
+def evaluate_published(archive: str, device: str, cache_dir: str, trusted: bool, processes: int = 1) -> None:
+    """Score the published TorchScript, and keep its predictions; ``processes`` share the cases.
 
     It is code: unless it is ``trusted`` wherever it comes from, it must have been exported here.
     """
@@ -376,21 +397,14 @@ def evaluate_published(archive: str, device: str, cache_dir: str, trusted: bool)
         layout.cases_tsv(archive),
         *(layout.effective(archive, p) for p in ("train", "test", "predict", "publish")),
     ]
-    with step(archive, "evaluate_published", "evaluate_published", inputs, [output]):
-        from .testing import evaluate_torchscript
-
+    with step(archive, "evaluate_published", "evaluate_published", inputs, [output]) as running:
         publish = read_effective(archive, "publish")["publish"]
         cases = cases_of(archive, published_cases(archive, publish))
-        members = evaluate_torchscript(
-            evaluation_settings_of(archive, recipe_of(archive)),
-            _published_torchscript(archive, cache_dir, trusted),
-            cases,
-            class_names(archive),
-            data_root_of(archive),
-            cache_dir,
-            device,
-            read_effective(archive, "predict")["predictions"],
-        )
+        given = _evaluation_of(archive, cases, cache_dir)
+        given["settings"] = evaluation_settings_of(archive, given["settings"])
+        given["keep_predictions"] = read_effective(archive, "predict")["predictions"]
+        model = {"model.ts": _published_torchscript(archive, cache_dir, trusted)}
+        members = _evaluate("score_torchscript", processes, device, cache_dir, given, running, model)
         run = finished_run(layout.run_zip(archive, publish), "checkpoints")
         says = {
             "fingerprint": fingerprint_on_disk(archive, "published evaluation"),

@@ -11,6 +11,7 @@ import torch
 
 from .cache import checked_files
 from .dataset import CLASSIFICATION, SEGMENTATION
+from .distributed import ALONE, Team
 from .evaluation import CLASS_SUMMARY, IDS, CaseScorer, Evaluation
 from .hashing import as_checked
 from .network import build_network, choose_device, make_deterministic
@@ -42,8 +43,9 @@ def evaluate_checkpoints(
     data_root: str,
     cache_dir: str,
     device: str,
+    team: Team = ALONE,
 ) -> dict[str, Part]:
-    """Tables of checkpoints.
+    """Tables of checkpoints; ``team`` is the processes that share the cases.
 
     Returns
     -------
@@ -51,9 +53,9 @@ def evaluate_checkpoints(
         By checkpoint: text by ``/<table>``.
     """
     make_deterministic(settings)
-    chosen = choose_device(device)
-    scorer = CaseScorer(settings, data_root, cache_dir, chosen, class_names)
-    scorer.prepared.prepare_all(cases, workers=settings["threads"])
+    chosen = team.device or choose_device(device)
+    scorer = CaseScorer(settings, data_root, cache_dir, chosen, class_names, team)
+    scorer.prepare(cases, settings["threads"])
     network = build_network(settings).to(chosen)
     info = finished_run(run_zip)
     made: dict[str, Part] = {}
@@ -72,8 +74,9 @@ def evaluate_torchscript(
     cache_dir: str,
     device: str,
     keep_predictions: bool,
+    team: Team = ALONE,
 ) -> dict[str, str | bytes]:
-    """Tables of a TorchScript model, which is trusted, and its predictions.
+    """Tables of a TorchScript model, which is trusted, and its predictions; ``team`` is the processes that share the cases.
 
     Returns
     -------
@@ -82,20 +85,22 @@ def evaluate_torchscript(
         ``predictions.tsv`` for regression.
     """
     make_deterministic(settings)
-    chosen = choose_device(device)
-    scorer = CaseScorer(settings, data_root, cache_dir, chosen, class_names)
-    scorer.prepared.prepare_all(cases, workers=settings["threads"])
-    kept: list[tuple[dict, numpy.ndarray | bytes]] = []
+    chosen = team.device or choose_device(device)
+    scorer = CaseScorer(settings, data_root, cache_dir, chosen, class_names, team)
+    scorer.prepare(cases, settings["threads"])
 
-    def keep(case: dict, prediction: numpy.ndarray) -> None:
+    def keep(case: dict, prediction: numpy.ndarray) -> numpy.ndarray | bytes:
         if settings["task"] == SEGMENTATION:
             image = case["image"][0]
             with as_checked(data_root, {image: checked_files(case)[image]}):
                 prediction = segmentation_bytes(prediction, Path(data_root, image))
-        kept.append((case, prediction))
+        return prediction
 
     network = torch.jit.load(io.BytesIO(torchscript), map_location=chosen).eval()
     evaluation = scorer(network, cases, keep if keep_predictions else None)
+    if not team.is_first:
+        return {}
+    kept = evaluation.kept
     members: dict[str, str | bytes] = evaluation_tables(evaluation)
     if keep_predictions and settings["task"] == SEGMENTATION:
         members |= {f"predictions/{case['case']}.nii.gz": data for case, data in kept}

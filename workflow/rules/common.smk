@@ -25,6 +25,7 @@ from armarium.grammar import class_name
 from armarium.held import give_back, held_products, hold
 from armarium.naming import CASE, CHECKPOINT, GROUP
 from armarium.origin import note_origin
+from armarium.recipe import processes_of
 from armarium.running import Run
 from armarium.standing import standing
 from snakemake.io import IOFile
@@ -57,6 +58,7 @@ if config:
 ARCHIVES_DIR = config.get("archives_dir", "archives")
 CACHE_DIR = config.get("cache_dir", ".cache/armarium")
 DEVICE = config.get("device", "auto")
+EVALUATION_PROCESSES = config.get("evaluation_processes", 1)
 LISTED = {f"{ARCHIVES_DIR}/{name}": name for name in config.get("archives", {})}
 LISTED_GLOBALS = Globals(config.get("data_root"), config.get("set", {}), CACHE_DIR)
 # Of an archive that merely lies on disk only the command line speaks, not the file that lists others.
@@ -70,6 +72,7 @@ ALLOWED = [*config.get("allow", []), *(path for a in config.get("archives", {}).
 HOW = (
     f"ARMARIUM_DEVICE={DEVICE} ARMARIUM_CACHE={shlex.quote(CACHE_DIR)} "
     f"ARMARIUM_ALLOW={shlex.quote(json_module.dumps(ALLOWED))} "
+    f"ARMARIUM_EVALUATION_PROCESSES={EVALUATION_PROCESSES} "
     f"ARMARIUM_TRUST_TORCHSCRIPT={int(config.get('trust_torchscript', False))}"
 )
 
@@ -85,6 +88,32 @@ shell.prefix(
 
 if workflow.local_exec and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", gpus.local_limit(config.get("gpus"), DEVICE))
+
+
+def processes_for(archive):
+    """How many processes train a split of an archive together."""
+    return processes_of(configured(archive).settings)
+
+
+PROCESSES = {
+    "train_split": processes_for,
+    "test_split": lambda archive: EVALUATION_PROCESSES,
+    "evaluate_published": lambda archive: EVALUATION_PROCESSES,
+}
+"""How many processes a job has, by its rule: a GPU each where there are GPUs."""
+
+
+def refuse_fewer_gpus(jobs):
+    """Tell of a job that wants more GPUs than may be used at once: Snakemake would lend it fewer without a word."""
+    lent = workflow.global_resources.get("gpu")
+    most = lent.value if lent is not None else None
+    for job in jobs if most else ():
+        wanted = PROCESSES.get(job.rule.name, lambda archive: 1)(job.wildcards_dict.get("archive"))
+        if wanted > most:
+            raise UserError(
+                f"{job.rule.name}: {wanted} processes want a GPU each, and {most} may be used at once here; lower processes "
+                "(of the recipe; other weights) or evaluation_processes, or set device to cpu"
+            )
 
 
 wildcard_constraints:
@@ -115,6 +144,7 @@ def this_run():
 def claim_files():
     """Refuse, before any job, what another Snakemake is at work on."""
     jobs = list(workflow.dag.needrun_jobs())
+    refuse_fewer_gpus(jobs)
     this_run().start((f for job in jobs for f in job.output), (f for job in jobs for f in job.input))
     hold_last_versions(jobs)
 

@@ -32,10 +32,10 @@ rule train_split:
         layout.log("{archive}", "train_split_{split}"),
     conda:
         "../../envs/torch.yaml"
-    threads: lambda wildcards: configured(wildcards.archive).settings["threads"]
+    threads: lambda wildcards: configured(wildcards.archive).settings["threads"] * processes_for(wildcards.archive)
     resources:
-        gpu=1,
-        mem_mb=8000,
+        gpu=lambda wildcards: processes_for(wildcards.archive),
+        mem_mb=lambda wildcards: 8000 * processes_for(wildcards.archive),
         runtime=1440,
     message:
         "{wildcards.archive}: training split {wildcards.split}"
