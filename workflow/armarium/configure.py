@@ -24,6 +24,7 @@ from .files import json_text, read_json, read_text, write_text
 from .hashing import HashIndex
 from .manifest import read_manifest
 from .mmar_configs import derived_configs, environment_defaults
+from .multi_label import is_multi_label
 from .split_files import given_groups, own_groups, sides_of, tested_on
 
 
@@ -428,6 +429,7 @@ def _effective(spec: dict, settings: dict, chosen: list[str], given_splits: dict
         "train": {
             **_sorted({k: v for k, v in settings.items() if k not in EXECUTION_KEYS}),
             "task": dataset["task"],
+            **({"multi_label": True} if is_multi_label(dataset) else {}),
             "allow": spec["allow"],
         },
         "execution": {k: settings[k] for k in EXECUTION_KEYS},

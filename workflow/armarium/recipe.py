@@ -12,6 +12,7 @@ from typing import Any
 
 from .config import check, nearest, typed
 from .errors import Problems, UserError
+from .multi_label import is_multi_label
 
 VARIABLE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 RUNTIME_VARIABLES = ("iterations", "steps_per_epoch")
@@ -410,6 +411,7 @@ def prediction_settings(held: Any, source: str) -> dict:
     validate, where = held["validate"], f"{source} validate"
     return {
         **{key: held[key] for key in ("task", "deterministic", "allow")},
+        "multi_label": is_multi_label(held),
         "threads": check({"threads": held["threads"]}, "recipe", source)["threads"],
         "model": _component(held["model"], f"{source} model"),
         "validate": {

@@ -8,11 +8,13 @@ import platform
 import monai
 import torch
 
+from .dataset import CLASSIFICATION
 from .evaluation import CLASS_SUMMARY, IDS
 from .events import EventFile
 from .files import json_text
 from .history import Progress, peak_memory_mib
 from .maps import computational_json, not_rebuilt
+from .multi_label import is_multi_label, one_sided
 from .progress import event_scalars, mean_loss
 from .run import INFO, TRAINED, epochs_noted, info_text, saved
 from .tables import tsv
@@ -54,12 +56,20 @@ def log_members(training: SplitTraining) -> dict[str, str]:
     return {
         "logs/training_loss.tsv": tsv(["epoch", "batch", "loss"], losses),
         f"logs/learning_rates/{type(training.optimizer).__name__}.tsv": tsv(["epoch", "batch", *groups], rates),
-        "warning.log": "".join(f"{w}\n" for w in (*progress.warnings, *not_rebuilt(training.settings))),
+        "warning.log": "".join(
+            f"{w}\n" for w in (*_one_sided(training), *progress.warnings, *not_rebuilt(training.settings))
+        ),
         "summary.log": _summary(training),
         "computational.json": json_text(
             computational_json(training.settings, training.amp, training.device.type == "cuda")
         ),
     }
+
+
+def _one_sided(training: SplitTraining) -> list[str]:
+    if training.settings["task"] != CLASSIFICATION or not is_multi_label(training.settings):
+        return []
+    return one_sided({"training": training.cases.cases, "validation": training.validation}, training.scorer.class_names)
 
 
 def _summary(training: SplitTraining) -> str:

@@ -25,6 +25,7 @@ from .dataset import REGRESSION, read_facts
 from .errors import UserError
 from .files import json_text, memory_bytes, read_bytes, remove_abandoned, write_bytes, write_json
 from .hashing import HashIndex
+from .multi_label import is_multi_label
 from .parts import PARITY, SCRIPT, Parts
 from .provenance import is_recorded, recorded_of, step
 from .run import INFO, TRAINING_LOSS, Workspace, finished_run, lacking, only_trainer, weights_of
@@ -265,12 +266,14 @@ def check_recipe(archive: str) -> None:
     outputs = [layout.architecture_log(archive), layout.nn_summary(archive)]
     with step(archive, "check_recipe", "check_recipe", inputs, outputs):
         from .bundle_metadata import input_shape
-        from .inspection import check_components, check_regression, layer_table
+        from .inspection import check_components, check_multi_label, check_regression, layer_table
 
         settings = recipe_of(archive)
         network = check_components(settings, class_names(archive))
         if settings["task"] == REGRESSION:
             check_regression(settings, network, input_shape(archive))
+        if is_multi_label(settings):
+            check_multi_label(settings)
         write_bytes(outputs[0], f"{network!r}\n".encode())
         write_bytes(outputs[1], layer_table(network).encode())
 

@@ -13,6 +13,7 @@ from .cache import checked_files
 from .dataset import CLASSIFICATION, SEGMENTATION
 from .evaluation import CLASS_SUMMARY, IDS, CaseScorer, Evaluation
 from .hashing import as_checked
+from .multi_label import is_multi_label
 from .network import build_network, choose_device, make_deterministic
 from .parts import Part
 from .predictions import prediction_table, probability_table, segmentation_bytes
@@ -91,7 +92,7 @@ def evaluate_torchscript(
         if settings["task"] == SEGMENTATION:
             image = case["image"][0]
             with as_checked(data_root, {image: checked_files(case)[image]}):
-                prediction = segmentation_bytes(prediction, Path(data_root, image))
+                prediction = segmentation_bytes(prediction, Path(data_root, image), is_multi_label(settings))
         kept.append((case, prediction))
 
     network = torch.jit.load(io.BytesIO(torchscript), map_location=chosen).eval()

@@ -1,0 +1,363 @@
+"""Archives of classes that may occur together: findings in an image, and BraTS's overlapping regions in a volume."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy
+import pytest
+from armarium import Archive
+from armarium.tables import read_tsv
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from .conftest import Project, finished_jobs, hashes, micro_recipe
+from .test_classification import classification_recipe
+from .test_verify import bash, verified
+
+FINDINGS = ["effusion", "nodule", "opacity"]
+REGIONS = {"TC": (1, 4), "WT": (1, 2, 4), "ET": (4,)}
+"""As ConvertToMultiChannelBasedOnBratsClassesd makes them of label maps."""
+
+
+def component(name: str, **args) -> dict:
+    return {"name": name, "args": args}
+
+
+def table(project: Project, name: str) -> list[dict[str, str]]:
+    return read_tsv((project.archive / name).read_text())
+
+
+def decimal(cell: str) -> float:
+    return float("nan") if cell == "n/a" else float(cell)
+
+
+def class_rows(project: Project, metric: str) -> dict[str, dict[str, str]]:
+    """Rows of the published evaluation's classes by their names."""
+    import io
+    import zipfile
+
+    with zipfile.ZipFile(project.archive / "eval/evaluation.zip") as held:
+        rows = read_tsv(io.TextIOWrapper(held.open("classes.tsv")).read())
+    return {row["name"]: row for row in rows if row["metric"] == metric}
+
+
+# ---- classification
+
+
+def findings_recipe() -> dict:
+    """The classification recipe with a sigmoid for each of three findings."""
+    conf = classification_recipe()
+    conf["train"]["model"]["args"].update(num_classes=len(FINDINGS))
+    conf["train"]["loss"] = component("BCEWithLogitsLoss")
+    for section in ("train", "validate"):
+        conf[section]["post_transforms"] = [component("Activationsd", keys="pred", sigmoid=True)]
+    f1 = {"metric_name": "f1 score", "reduction": "mean_batch"}
+    conf["validate"]["additional_metrics"] = [
+        {"name": "AveragePrecision", "log_label": "val_ap", "args": {}},
+        {"name": "ConfusionMatrix", "log_label": "F1", "args": f1},
+        {"name": "Accuracy", "log_label": "ExactMatch", "args": {"is_multilabel": True}},
+    ]
+    conf.update(epochs=12, learning_rate=0.02, batch_size=4)
+    return conf
+
+
+def write_findings(folder: Path) -> None:
+    """Two-channel images; an effusion is bright in the first channel, a nodule in the second, an opacity a chequered pattern."""
+    (folder / "images").mkdir(parents=True)
+    rng = numpy.random.RandomState(0)
+    chequered = numpy.indices((16, 16)).sum(0) % 2
+    lists = {"training": [], "test": []}
+    for i in range(52):
+        label = [int(rng.rand() < share) for share in (0.5, 0.4, 0.3)]
+        effusion, nodule, opacity = label
+        channels = [rng.normal(effusion + 2 * opacity * chequered, 0.6, (16, 16)), rng.normal(nodule, 0.6, (16, 16))]
+        files = [f"images/x{i:02d}_{c}.nii.gz" for c in range(2)]
+        for file, voxels in zip(files, channels, strict=True):
+            nibabel.save(nibabel.Nifti1Image(voxels.astype(numpy.float32), numpy.eye(4)), folder / file)
+        lists["training" if i < 40 else "test"].append({"case": f"x{i:02d}", "image": files, "label": label})
+    names = {str(i): name for i, name in enumerate(FINDINGS)}
+    listed = {"name": "Chest", "labels": names, "modality": {"0": "a", "1": "b"}, **lists}
+    (folder / "plco.json").write_text(json.dumps(listed))
+
+
+def build_findings(folder: Path) -> Project:
+    project = Project.fresh(folder)
+    (project.folder / "recipe/config/config_train.json").write_text(json.dumps(findings_recipe()))
+    write_findings(project.folder / "chest")
+    section = {
+        "recipe": "recipe",
+        "dataset": {"list": "chest/plco.json", "task": "classification", "multi_label": True},
+        "splits": {"method": "holdout", "holdout": 10, "stratify_by": ["label"]},
+        "test": {"groups": {"held": {"from": "test"}}},
+        "select": {"best": ["ROCAUC"], "final": False},
+    }
+    project.configure({"archives": {"chest": section}})
+    project.archive = project.folder / "archives/chest"
+    project.snakemake()
+    return project
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory) -> Project:
+    return build_findings(tmp_path_factory.mktemp("findings"))
+
+
+def scored(project: Project) -> dict[str, tuple[list[int], list[int], list[float]]]:
+    """By finding: truth, decisions and probabilities of the tested cases."""
+    rows = table(project, "eval/probabilities.tsv")
+    return {
+        name: (
+            [int(r[f"label_{name}"]) for r in rows],
+            [int(r[f"predicted_{name}"]) for r in rows],
+            [float(r[f"probability_{name}"]) for r in rows],
+        )
+        for name in FINDINGS
+    }
+
+
+def test_every_tested_case_has_each_findings_label_decision_and_probability(findings):
+    listed = json.loads((findings.folder / "chest/plco.json").read_text())["test"]
+    wanted = {e["case"]: e["label"] for e in listed}
+    rows = table(findings, "eval/probabilities.tsv")
+    assert {r["case"]: [int(r[f"label_{name}"]) for name in FINDINGS] for r in rows} == wanted
+    for _, decisions, probabilities in scored(findings).values():
+        assert decisions == [int(p >= 0.5) for p in probabilities]
+    sums = [sum(float(r[f"probability_{n}"]) for n in FINDINGS) for r in rows]
+    assert max(sums) > 1.2, "one finding does not take another's probability"
+
+
+def test_it_finds_every_finding(findings):
+    for name, (truth, _, probabilities) in scored(findings).items():
+        assert roc_auc_score(truth, probabilities) > 0.8, name
+
+
+def test_scores_by_class_and_their_mean_are_sklearns(findings):
+    metrics = dict(line.split(",") for line in (findings.archive / "eval/metrics.csv").read_text().splitlines())
+    functions = {
+        "ROCAUC": lambda truth, _, probabilities: roc_auc_score(truth, probabilities),
+        "AveragePrecision": lambda truth, _, probabilities: average_precision_score(truth, probabilities),
+        "F1": lambda truth, decisions, _: f1_score(truth, decisions),
+    }
+    for metric, function in functions.items():
+        wanted = {name: function(*columns) for name, columns in scored(findings).items()}
+        rows = class_rows(findings, metric)
+        assert list(rows) == FINDINGS
+        assert {n: float(r["mean"]) for n, r in rows.items()} == pytest.approx(wanted, abs=1e-6), metric
+        assert {(r["defined"], r["undefined"]) for r in rows.values()} == {("1", "0")}
+        assert float(metrics[metric]) == pytest.approx(sum(wanted.values()) / 3, abs=1e-6), metric
+    truth, decisions = (numpy.array([columns[k] for columns in scored(findings).values()]) for k in (0, 1))
+    right = (truth == decisions).all(0)
+    assert float(metrics["ExactMatch"]) == pytest.approx(right.mean(), abs=1e-6)
+
+
+def test_every_finding_is_on_both_sides_in_its_share(findings):
+    splits = json.loads((findings.archive / "data/splits.json").read_text())
+    (split,) = splits["splits"]
+    for i, name in enumerate(FINDINGS):
+        share = {side: numpy.mean([splits["cases"][c]["label"][i] for c in split[side]]) for side in split}
+        assert share["validation"] == pytest.approx(share["train"], abs=0.11), name
+
+
+def test_the_datalist_of_a_split_has_the_lists_label(findings):
+    listed = json.loads((findings.archive / "config/dataset_0.json").read_text())
+    assert listed["labels"] == {str(i): name for i, name in enumerate(FINDINGS)}
+    assert all(len(e["label"]) == 3 and set(e["label"]) <= {0, 1} for e in listed["training"])
+    assert json.loads((findings.archive / "config/environment.json").read_text())["PROCESSING_TASK"] == "classification"
+
+
+def test_a_prediction_is_the_findings_probabilities(findings):
+    archive = Archive(findings.archive)
+    rows = table(findings, "eval/probabilities.tsv")
+    made = archive.predict([findings.folder / f"chest/images/{rows[0]['case']}_{c}.nii.gz" for c in range(2)])
+    assert made == pytest.approx({n: float(rows[0][f"probability_{n}"]) for n in FINDINGS}, abs=1e-6)
+
+
+def test_the_model_card_counts_the_findings_and_metadata_names_them(findings):
+    labels = [
+        case["label"] for case in json.loads((findings.archive / "data/splits.json").read_text())["cases"].values()
+    ]
+    card = (findings.archive / "docs/README.md").read_text()
+    assert f"of {len(labels)} cases {sum(label[0] for label in labels)} have effusion" in card
+    told = json.loads((findings.archive / "configs/metadata.json").read_text())
+    assert told["task"] == "multi-label classification: effusion, nodule, opacity"
+    assert list(told["network_data_format"]["outputs"]["pred"]["channel_def"].values()) == FINDINGS
+
+
+def test_monais_bundle_evaluates_to_the_archives_own_scores(findings, tmp_path):
+    wanted = table(findings, "training/split-0/models/best_models/best-ROCAUC/validation_metrics/aggregated.tsv")[0]
+    found = bundle_metrics(findings, "chest", tmp_path)
+    for metric in ("ROCAUC", "AveragePrecision", "F1"):
+        assert found[metric] == pytest.approx(float(wanted[metric]), abs=1e-5), metric
+
+
+def bundle_metrics(project: Project, data: str, folder: Path) -> dict[str, float]:
+    """What ``python -m monai.bundle run`` writes for the published split's validation cases."""
+    command = (
+        f"{sys.executable} -m monai.bundle run --config_file configs/evaluate.json "
+        f"--bundle_root . --dataset_dir {project.folder} --output_dir {folder}"
+    )
+    done = bash(command, project.archive, project.folder)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    lines = (folder / "metrics.csv").read_text().splitlines()
+    return {name: float(value) for name, _, value in (line.replace("\t", ",").partition(",") for line in lines)}
+
+
+def test_the_command_of_inference_brings_a_lost_table_back_and_the_archive_verifies(findings):
+    before, home = hashes(findings.archive), findings.folder
+    (findings.archive / "eval/probabilities.tsv").unlink()
+    done = bash(f"PATH='{Path(sys.executable).parent}':$PATH archives/chest/commands/infer.sh", home, home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert finished_jobs(done.stdout + done.stderr) == {"extract_probabilities": 1}
+    assert hashes(findings.archive) == before
+    assert verified(home, home, "archives/chest")["ok"]
+
+
+# ---- segmentation
+
+
+def regions_recipe() -> dict:
+    """The micro recipe in 3D for three overlapping regions, made by MONAI's transform for BraTS."""
+    conf = micro_recipe()
+    conf["train"]["model"]["args"].update(spatial_dims=3, out_channels=3, channels=[8, 16])
+    conf["train"]["loss"] = component("DiceLoss", sigmoid=True)
+    made = component("ConvertToMultiChannelBasedOnBratsClassesd", keys="label")
+    conf["train"]["pre_transforms"].insert(2, made)
+    conf["validate"]["pre_transforms"].insert(2, {"ref": made["name"]})
+    sigmoid = component("Activationsd", keys="pred", sigmoid=True)
+    conf["train"]["post_transforms"] = [sigmoid]
+    conf["validate"]["post_transforms"] = [sigmoid, component("AsDiscreted", keys="pred", threshold=0.5)]
+    conf["validate"]["key_metric"]["args"] = {}
+    conf.update(epochs=12, learning_rate=0.03)
+    return conf
+
+
+def write_tumours(folder: Path) -> None:
+    """Oedema (2), within it a core (1), within that what enhances (4), each brighter; two volumes have nothing that enhances."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels").mkdir()
+    rng = numpy.random.RandomState(1)
+    affine = numpy.diag([-1.0, 1.0, 2.0, 1.0])
+    lists = {"training": [], "test": []}
+    for i in range(13):
+        label = numpy.zeros((14, 13, 9), numpy.uint8)
+        start = rng.randint(0, 3, 3)
+        for value, inset in ((2, 0), (1, 1), (4, 2)):
+            if value != 4 or i not in (0, 12):
+                label[tuple(slice(a + inset, a + size - inset) for a, size in zip(start, (9, 9, 6), strict=True))] = (
+                    value
+                )
+        brightness = numpy.select([label == 2, label == 1, label == 4], [1.0, 2.0, 3.0], 0.0)
+        image = (brightness + rng.normal(0, 0.2, label.shape)).astype(numpy.float32)
+        for kind, voxels in (("images", image), ("labels", label)):
+            nibabel.save(nibabel.Nifti1Image(voxels, affine), folder / f"{kind}/b{i:02d}.nii.gz")
+        entry = {"image": f"images/b{i:02d}.nii.gz", "label": f"labels/b{i:02d}.nii.gz"}
+        lists["training" if i < 10 else "test"].append(entry)
+    names = {"0": "background", "1": "necrosis", "2": "oedema", "4": "enhancing"}
+    listed = {"name": "Tumours", "labels": names, "modality": {"0": "FLAIR"}, **lists}
+    (folder / "dataset.json").write_text(json.dumps(listed))
+
+
+def build_regions(folder: Path) -> Project:
+    project = Project.fresh(folder)
+    (project.folder / "recipe/config/config_train.json").write_text(json.dumps(regions_recipe()))
+    write_tumours(project.folder / "brain")
+    labels = {str(i): name for i, name in enumerate(REGIONS)}
+    section = {
+        "recipe": "recipe",
+        "dataset": {"list": "brain/dataset.json", "multi_label": True, "labels": labels},
+        "splits": {"method": "holdout", "holdout": 2},
+        "test": {"groups": {"held": {"from": "test"}}},
+        "select": {"best": ["MeanDice"], "final": False},
+    }
+    project.configure({"archives": {"brain": section}})
+    project.archive = project.folder / "archives/brain"
+    project.snakemake()
+    return project
+
+
+@pytest.fixture(scope="module")
+def regions(tmp_path_factory) -> Project:
+    return build_regions(tmp_path_factory.mktemp("regions"))
+
+
+def volume(path: Path) -> numpy.ndarray:
+    return numpy.asarray(nibabel.load(path).dataobj)
+
+
+def dice_by_hand(project: Project) -> dict[str, list[float]]:
+    """By region the Dice of each tested case, of the saved files against the label maps; NaN where the map has none of it."""
+    found = {name: [] for name in REGIONS}
+    for case in json.loads((project.archive / "data/splits.json").read_text())["groups"]["held"]:
+        saved, label = volume(segmentation(project, case)), volume(project.folder / f"brain/labels/{case}.nii.gz")
+        for i, (name, values) in enumerate(REGIONS.items()):
+            truth, made = numpy.isin(label, values), saved[..., i] == 1
+            sizes = truth.sum() + made.sum()
+            found[name].append(2 * (truth & made).sum() / sizes if truth.any() else numpy.nan)
+    return found
+
+
+def segmentation(project: Project, case: str) -> Path:
+    (path,) = (project.archive / f"eval/{case}").glob("*.nii.gz")
+    return path
+
+
+def test_a_segmentation_has_a_channel_for_each_region_on_the_images_own_grid(regions):
+    for case in ("b10", "b11", "b12"):
+        made, image = (
+            nibabel.load(segmentation(regions, case)),
+            nibabel.load(regions.folder / f"brain/images/{case}.nii.gz"),
+        )
+        assert made.shape == (*image.shape, 3) and made.get_data_dtype() == numpy.uint8
+        assert numpy.array_equal(made.affine, image.affine)
+        values = volume(segmentation(regions, case))
+        assert set(numpy.unique(values)) == {0, 1}
+        assert (values.sum(-1) == 3).any() or case == "b12", "regions overlap"
+
+
+def test_it_learns_overlapping_regions(regions):
+    for name, values in dice_by_hand(regions).items():
+        assert numpy.nanmean(values) > 0.6, name
+
+
+def test_dice_tables_are_those_of_the_saved_files(regions):
+    wanted = dice_by_hand(regions)
+    raw = read_tsv((regions.archive / "eval/val_mean_dice_raw.csv").read_text(), separator=",")
+    summary = {
+        r["class"]: r for r in read_tsv((regions.archive / "eval/val_mean_dice_summary.csv").read_text(), separator=",")
+    }
+    for name, values in wanted.items():
+        assert [float(r[name]) for r in raw] == pytest.approx(values, abs=1e-6, nan_ok=True)
+        assert float(summary[name]["mean"]) == pytest.approx(numpy.nanmean(values), abs=1e-6)
+    assert [summary[name]["undefined"] for name in REGIONS] == ["0", "0", "1"]
+    assert class_rows(regions, "MeanDice")["ET"]["undefined"] == "1"
+
+
+def test_a_prediction_of_overlapping_regions_is_the_saved_one(regions):
+    archive = Archive(regions.archive)
+    image = regions.folder / "brain/images/b11.nii.gz"
+    made = archive.predict(image)
+    assert numpy.array_equal(numpy.asarray(made.dataobj), volume(segmentation(regions, "b11")))
+    soft = numpy.asarray(archive.predict(image, probabilities=True).dataobj)
+    assert soft.shape == made.shape and numpy.array_equal(soft >= 0.5, numpy.asarray(made.dataobj) == 1)
+
+
+def test_monais_bundle_segments_and_scores_regions_as_the_archive(regions, tmp_path):
+    wanted = table(regions, "training/split-0/models/best_models/best-MeanDice/validation_metrics/aggregated.tsv")[0]
+    assert bundle_metrics(regions, "brain", tmp_path)["MeanDice"] == pytest.approx(float(wanted["MeanDice"]), abs=1e-5)
+    command = (
+        f"{sys.executable} -m monai.bundle run --config_file configs/inference.json "
+        f"--bundle_root . --dataset_dir {regions.folder} --output_dir {tmp_path}"
+    )
+    done = bash(command, regions.archive, regions.folder)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    for case in ("b10", "b11", "b12"):
+        (made,) = tmp_path.rglob(f"{case}_seg.nii.gz")
+        assert numpy.array_equal(volume(made), volume(segmentation(regions, case)))
+
+
+def test_nothing_is_left_to_do_with_overlapping_regions(regions):
+    assert regions.planned() == {}
+    assert verified(regions.folder, regions.folder, "archives/brain")["ok"]
