@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import sys
+import zipfile
 from pathlib import Path
 
 import nibabel
@@ -36,9 +39,6 @@ def decimal(cell: str) -> float:
 
 def class_rows(project: Project, metric: str) -> dict[str, dict[str, str]]:
     """Rows of the published evaluation's classes by their names."""
-    import io
-    import zipfile
-
     with zipfile.ZipFile(project.archive / "eval/evaluation.zip") as held:
         rows = read_tsv(io.TextIOWrapper(held.open("classes.tsv")).read())
     return {row["name"]: row for row in rows if row["metric"] == metric}
@@ -189,7 +189,7 @@ def test_the_model_card_counts_the_findings_and_metadata_names_them(findings):
 def test_monais_bundle_evaluates_to_the_archives_own_scores(findings, tmp_path):
     wanted = table(findings, "training/split-0/models/best_models/best-ROCAUC/validation_metrics/aggregated.tsv")[0]
     found = bundle_metrics(findings, "chest", tmp_path)
-    for metric in ("ROCAUC", "AveragePrecision", "F1"):
+    for metric in ("ROCAUC", "AveragePrecision", "ExactMatch"):
         assert found[metric] == pytest.approx(float(wanted[metric]), abs=1e-5), metric
 
 
@@ -201,8 +201,8 @@ def bundle_metrics(project: Project, data: str, folder: Path) -> dict[str, float
     )
     done = bash(command, project.archive, project.folder)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    lines = (folder / "metrics.csv").read_text().splitlines()
-    return {name: float(value) for name, _, value in (line.replace("\t", ",").partition(",") for line in lines)}
+    lines = (re.split(r"[,\t]", line, maxsplit=1) for line in (folder / "metrics.csv").read_text().splitlines())
+    return {name: float(value) for name, value in lines if not value.startswith("tensor")}
 
 
 def test_the_command_of_inference_brings_a_lost_table_back_and_the_archive_verifies(findings):
@@ -230,7 +230,7 @@ def regions_recipe() -> dict:
     conf["train"]["post_transforms"] = [sigmoid]
     conf["validate"]["post_transforms"] = [sigmoid, component("AsDiscreted", keys="pred", threshold=0.5)]
     conf["validate"]["key_metric"]["args"] = {}
-    conf.update(epochs=12, learning_rate=0.03)
+    conf.update(epochs=24, learning_rate=0.03)
     return conf
 
 

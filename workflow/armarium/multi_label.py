@@ -92,3 +92,8 @@ def one_sided(sides: dict[str, list[dict]], names: dict[int, str]) -> list[str]:
                     f"class {name}: {count} of {len(cases)} {side} cases have it, wanted some with and some without: {effect}"
                 )
     return lines
+
+
+def label_fits(label: Any, of_files: bool, several: bool) -> bool:
+    """Whether a case's label is a list where, and only where, cases of classes have several; no label fits everywhere."""
+    return label is None or isinstance(label, list) == (several and not of_files)

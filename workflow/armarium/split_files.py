@@ -132,4 +132,6 @@ def _problem(splits: Any) -> str | None:
         wrong = [k for k, kind in facts.items() if not isinstance(case, dict) or not isinstance(case.get(k), kind)]
         if wrong or not case["image"] or not all(isinstance(image, str) for image in case["image"]):
             return f"case {name!r}: found no {', '.join(wrong) or 'images'} of the right kind"
+        if isinstance(case["label"], list) and not all(type(one) is int and one in (0, 1) for one in case["label"]):
+            return f"case {name!r}: found label {case['label']!r:.80}, wanted 0 and 1"
     return None

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from . import layout
@@ -21,7 +22,7 @@ from .configure import (
     read_effective,
     training_settings_of,
 )
-from .dataset import REGRESSION, read_facts
+from .dataset import REGRESSION, SEGMENTATION, read_facts
 from .errors import UserError
 from .files import json_text, memory_bytes, read_bytes, remove_abandoned, write_bytes, write_json
 from .hashing import HashIndex
@@ -127,9 +128,14 @@ def cases_of(archive: str, names: list[str]) -> list[dict]:
     """Cases by name as training and evaluation take them: ids, files, label and content hashes."""
     from .checks import read_cases_table
     from .dataset import stays_inside
+    from .multi_label import label_fits
 
     known, rows = read_splits(layout.splits_json(archive))["cases"], read_cases_table(layout.cases_tsv(archive))
-    if strange := [n for n in names if n not in rows or not stays_inside(known[n], rows[n])]:
+    spec = read_effective(archive, "data")["dataset"]
+    fits = partial(label_fits, of_files=spec["task"] == SEGMENTATION, several=is_multi_label(spec))
+    if strange := [
+        n for n in names if n not in rows or not stays_inside(known[n], rows[n]) or not fits(known[n]["label"])
+    ]:
         raise UserError(
             f"{layout.splits_json(archive)}: case {strange[0]!r} is not in {layout.cases_tsv(archive)}, or has files that no "
             "dataset list may name; delete both to have the data checked and split again"
