@@ -162,7 +162,7 @@ def test_every_fold_has_every_class_in_its_share(per_participant, tmp_path):
     of_participant = defaultdict(set)
     for k, side in enumerate(sides):
         share = numpy.mean([made["cases"][name]["label"] for name in side], 0)
-        assert (abs(share - overall) <= (0.015, 0.04)[per_participant - 1]).all(), (k, share - overall)
+        assert (abs(share - overall) <= (0.015, 0.03)[per_participant - 1]).all(), (k, share - overall)
         for name in side:
             of_participant[made["cases"][name]["participant_id"]].add(k)
     assert max(map(len, of_participant.values())) == 1, "a participant's cases stay together"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from .draws import reachable
 
@@ -52,26 +52,35 @@ def _sums(left: Counter) -> int:
     return reachable({("", size): range(n) for size, n in sizes.items()})[-1]
 
 
-def _divide(groups: Sequence[Group], order: list, shares: list[float], room: Room) -> list[int]:
-    """Give each group to the side, of those that have room, that lacks most of the trait in whose turn it comes."""
+def _divide(groups: Sequence[Group], order: list[int], shares: list[float], room: Room) -> list[int]:
+    """Give each group, in order, to the side, of those that have room, that comes nearest to its share of cases and traits.
+
+    Nearest by the squares of what each trait lacks, relative to the side's share of it: a group has many traits, so the
+    rarest does not decide alone, as it does of Sechidis's single cases.
+    """
     total, having = sum(size for size, _ in groups), Counter()
     for _, traits in groups:
         having.update(traits)
     due = [share * total for share in shares]
     wanted = [{trait: share * n for trait, n in having.items()} for share in shares]
+
+    def gain(side: int) -> tuple[float, float, int]:
+        share = shares[side]
+        nearer = sum(n * (2 * wanted[side][t] - n) / (share * having[t]) for t, n in traits.items())
+        return nearer + size * (2 * due[side] - size) / (share * total), due[side] / share, -side
+
     sides = [0] * len(groups)
-    for i, trait in order:
+    for i in order:
         size, traits = groups[i]
-        side = max(room(i, due), key=lambda k: (wanted[k].get(trait, 0.0), due[k], -k))
-        sides[i] = side
+        sides[i] = side = max(room(i, due), key=gain)
         due[side] -= size
-        for had, n in traits.items():
-            wanted[side][had] -= n
+        for trait, n in traits.items():
+            wanted[side][trait] -= n
     return sides
 
 
-def _rarest_first(groups: Sequence[Group], seed: str) -> Iterator[tuple[int, Hashable]]:
-    """Each group once, with the rarest of its traits among the groups that are left; large groups of a trait first."""
+def _rarest_first(groups: Sequence[Group], seed: str) -> Iterator[int]:
+    """Each group once: those with the trait that fewest of the groups left have; large groups of a trait first."""
     shuffled = list(range(len(groups)))
     random.Random(seed).shuffle(shuffled)
     shuffled.sort(key=lambda i: -groups[i][0])
@@ -86,6 +95,6 @@ def _rarest_first(groups: Sequence[Group], seed: str) -> Iterator[tuple[int, Has
             done.add(i)
             for other in groups[i][1]:
                 counts[other] -= 1
-            yield i, trait
+            yield i
         counts = {t: n for t, n in counts.items() if n}
-    yield from ((i, None) for i in shuffled if i not in done)
+    yield from (i for i in shuffled if i not in done)
