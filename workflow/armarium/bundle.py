@@ -176,10 +176,12 @@ def _decisions(after: list[dict]) -> list[dict]:
 
 
 def _labelled(settings: dict, components: list[dict]) -> dict:
-    """A chain of pre-transforms for items with a label; a regression's becomes a float32 tensor ``[1]``, 0 and 1 for each class ``[classes]``."""
+    """A chain of pre-transforms for items with a label; a regression's becomes a float32 tensor ``[1]``, 0 and 1 for each class ``[classes, …]``."""
     chain = parts.transforms(components, {"image", "label"})
-    if settings["task"] == REGRESSION or is_multi_label(settings):
+    if settings["task"] == REGRESSION or _decides_apart(settings):
         chain.append(parts.transform("ToTensord", keys="label", dtype="$torch.float32"))
+    elif is_multi_label(settings):  # not ToTensord, which would be undone on the way back to the file's grid
+        chain.append(parts.transform("CastToTyped", keys="label", dtype="$torch.float32"))
     if settings["task"] == REGRESSION:
         chain.append(parts.transform("EnsureChannelFirstd", keys="label", channel_dim="no_channel"))
     return parts.compose(chain)
