@@ -18,17 +18,21 @@ from armarium import Archive
 from armarium.tables import read_tsv
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from .conftest import Project, finished_jobs, hashes, micro_recipe
-from .test_classification import classification_recipe
+from tests.multi_label import (
+    FINDINGS,
+    FINDINGS_SECTION,
+    REGIONS,
+    REGIONS_SECTION,
+    findings_recipe,
+    regions_recipe,
+    write_findings,
+    write_tumours,
+)
+
+from .conftest import Project, finished_jobs, hashes
 from .test_verify import bash, verified
 
-FINDINGS = ["effusion", "nodule", "opacity"]
-REGIONS = {"TC": (1, 4), "WT": (1, 2, 4), "ET": (4,)}
-"""As ConvertToMultiChannelBasedOnBratsClassesd makes them of label maps."""
-
-
-def component(name: str, **args) -> dict:
-    return {"name": name, "args": args}
+pytestmark = pytest.mark.slow
 
 
 def table(project: Project, name: str) -> list[dict[str, str]]:
@@ -49,62 +53,20 @@ def class_rows(project: Project, metric: str) -> dict[str, dict[str, str]]:
 # ---- classification
 
 
-def findings_recipe() -> dict:
-    """The classification recipe with a sigmoid for each of three findings."""
-    conf = classification_recipe()
-    conf["train"]["model"]["args"].update(num_classes=len(FINDINGS))
-    conf["train"]["loss"] = component("BCEWithLogitsLoss")
-    for section in ("train", "validate"):
-        conf[section]["post_transforms"] = [component("Activationsd", keys="pred", sigmoid=True)]
-    f1 = {"metric_name": "f1 score", "reduction": "mean_batch"}
-    conf["validate"]["additional_metrics"] = [
-        {"name": "AveragePrecision", "log_label": "val_ap", "args": {}},
-        {"name": "ConfusionMatrix", "log_label": "F1", "args": f1},
-        {"name": "Accuracy", "log_label": "ExactMatch", "args": {"is_multilabel": True}},
-    ]
-    conf.update(epochs=12, learning_rate=0.02, batch_size=4)
-    return conf
-
-
-def write_findings(folder: Path) -> None:
-    """Two-channel images; an effusion is bright in the first channel, a nodule in the second, an opacity a chequered pattern."""
-    (folder / "images").mkdir(parents=True)
-    rng = numpy.random.RandomState(0)
-    chequered = numpy.indices((16, 16)).sum(0) % 2
-    lists = {"training": [], "test": []}
-    for i in range(52):
-        label = [int(rng.rand() < share) for share in (0.5, 0.4, 0.3)]
-        effusion, nodule, opacity = label
-        channels = [rng.normal(effusion + 2 * opacity * chequered, 0.6, (16, 16)), rng.normal(nodule, 0.6, (16, 16))]
-        files = [f"images/x{i:02d}_{c}.nii.gz" for c in range(2)]
-        for file, voxels in zip(files, channels, strict=True):
-            nibabel.save(nibabel.Nifti1Image(voxels.astype(numpy.float32), numpy.eye(4)), folder / file)
-        lists["training" if i < 40 else "test"].append({"case": f"x{i:02d}", "image": files, "label": label})
-    names = {str(i): name for i, name in enumerate(FINDINGS)}
-    listed = {"name": "Chest", "labels": names, "modality": {"0": "a", "1": "b"}, **lists}
-    (folder / "plco.json").write_text(json.dumps(listed))
-
-
-def build_findings(folder: Path) -> Project:
+def built(folder: Path, recipe: dict, write: Callable[[Path], None], name: str, section: dict) -> Project:
     project = Project.fresh(folder)
-    (project.folder / "recipe/config/config_train.json").write_text(json.dumps(findings_recipe()))
-    write_findings(project.folder / "chest")
-    section = {
-        "recipe": "recipe",
-        "dataset": {"list": "chest/plco.json", "task": "classification", "multi_label": True},
-        "splits": {"method": "holdout", "holdout": 10, "stratify_by": ["label"]},
-        "test": {"groups": {"held": {"from": "test"}}},
-        "select": {"best": ["ROCAUC"], "final": False},
-    }
-    project.configure({"archives": {"chest": section}})
-    project.archive = project.folder / "archives/chest"
+    (project.folder / "recipe/config/config_train.json").write_text(json.dumps(recipe))
+    write(project.folder / "data")
+    project.configure({"archives": {name: section}})
+    project.archive = project.folder / "archives" / name
     project.snakemake()
     return project
 
 
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory) -> Project:
-    return build_findings(tmp_path_factory.mktemp("findings"))
+    folder = tmp_path_factory.mktemp("findings")
+    return built(folder, findings_recipe(), write_findings, "chest", FINDINGS_SECTION)
 
 
 def scored(project: Project) -> dict[str, tuple[list[int], list[int], list[float]]]:
@@ -121,7 +83,7 @@ def scored(project: Project) -> dict[str, tuple[list[int], list[int], list[float
 
 
 def test_every_tested_case_has_each_findings_label_decision_and_probability(findings):
-    listed = json.loads((findings.folder / "chest/plco.json").read_text())["test"]
+    listed = json.loads((findings.folder / "data/plco.json").read_text())["test"]
     wanted = {e["case"]: e["label"] for e in listed}
     rows = table(findings, "eval/probabilities.tsv")
     assert {r["case"]: [int(r[f"label_{name}"]) for name in FINDINGS] for r in rows} == wanted
@@ -173,7 +135,7 @@ def test_the_datalist_of_a_split_has_the_lists_label(findings):
 def test_a_prediction_is_the_findings_probabilities(findings):
     archive = Archive(findings.archive)
     rows = table(findings, "eval/probabilities.tsv")
-    made = archive.predict([findings.folder / f"chest/images/{rows[0]['case']}_{c}.nii.gz" for c in range(2)])
+    made = archive.predict([findings.folder / f"data/images/{rows[0]['case']}_{c}.nii.gz" for c in range(2)])
     assert made == pytest.approx({n: float(rows[0][f"probability_{n}"]) for n in FINDINGS}, abs=1e-6)
 
 
@@ -232,69 +194,10 @@ def test_the_command_of_inference_brings_a_lost_table_back_and_the_archive_verif
 # ---- segmentation
 
 
-def regions_recipe() -> dict:
-    """The micro recipe in 3D for three overlapping regions, made by MONAI's transform for BraTS."""
-    conf = micro_recipe()
-    conf["train"]["model"]["args"].update(spatial_dims=3, out_channels=3, channels=[8, 16])
-    conf["train"]["loss"] = component("DiceLoss", sigmoid=True)
-    made = component("ConvertToMultiChannelBasedOnBratsClassesd", keys="label")
-    conf["train"]["pre_transforms"].insert(2, made)
-    conf["validate"]["pre_transforms"].insert(2, {"ref": made["name"]})
-    sigmoid = component("Activationsd", keys="pred", sigmoid=True)
-    conf["train"]["post_transforms"] = [sigmoid]
-    conf["validate"]["post_transforms"] = [sigmoid, component("AsDiscreted", keys="pred", threshold=0.5)]
-    conf["validate"]["key_metric"]["args"] = {}
-    conf.update(epochs=24, learning_rate=0.03)
-    return conf
-
-
-def write_tumours(folder: Path) -> None:
-    """Oedema (2), within it a core (1), within that what enhances (4), each brighter; two volumes have nothing that enhances."""
-    (folder / "images").mkdir(parents=True)
-    (folder / "labels").mkdir()
-    rng = numpy.random.RandomState(1)
-    affine = numpy.diag([-1.0, 1.0, 2.0, 1.0])
-    lists = {"training": [], "test": []}
-    for i in range(13):
-        label = numpy.zeros((14, 13, 9), numpy.uint8)
-        start = rng.randint(0, 3, 3)
-        for value, inset in ((2, 0), (1, 1), (4, 2)):
-            if value != 4 or i not in (0, 12):
-                label[tuple(slice(a + inset, a + size - inset) for a, size in zip(start, (9, 9, 6), strict=True))] = (
-                    value
-                )
-        brightness = numpy.select([label == 2, label == 1, label == 4], [1.0, 2.0, 3.0], 0.0)
-        image = (brightness + rng.normal(0, 0.2, label.shape)).astype(numpy.float32)
-        for kind, voxels in (("images", image), ("labels", label)):
-            nibabel.save(nibabel.Nifti1Image(voxels, affine), folder / f"{kind}/b{i:02d}.nii.gz")
-        entry = {"image": f"images/b{i:02d}.nii.gz", "label": f"labels/b{i:02d}.nii.gz"}
-        lists["training" if i < 10 else "test"].append(entry)
-    names = {"0": "background", "1": "necrosis", "2": "oedema", "4": "enhancing"}
-    listed = {"name": "Tumours", "labels": names, "modality": {"0": "FLAIR"}, **lists}
-    (folder / "dataset.json").write_text(json.dumps(listed))
-
-
-def build_regions(folder: Path) -> Project:
-    project = Project.fresh(folder)
-    (project.folder / "recipe/config/config_train.json").write_text(json.dumps(regions_recipe()))
-    write_tumours(project.folder / "brain")
-    labels = {str(i): name for i, name in enumerate(REGIONS)}
-    section = {
-        "recipe": "recipe",
-        "dataset": {"list": "brain/dataset.json", "multi_label": True, "labels": labels},
-        "splits": {"method": "holdout", "holdout": 2},
-        "test": {"groups": {"held": {"from": "test"}}},
-        "select": {"best": ["MeanDice"], "final": False},
-    }
-    project.configure({"archives": {"brain": section}})
-    project.archive = project.folder / "archives/brain"
-    project.snakemake()
-    return project
-
-
 @pytest.fixture(scope="module")
 def regions(tmp_path_factory) -> Project:
-    return build_regions(tmp_path_factory.mktemp("regions"))
+    folder = tmp_path_factory.mktemp("regions")
+    return built(folder, regions_recipe(), write_tumours, "brain", REGIONS_SECTION)
 
 
 def volume(path: Path) -> numpy.ndarray:
@@ -305,7 +208,7 @@ def dice_by_hand(project: Project) -> dict[str, list[float]]:
     """By region the Dice of each tested case, of the saved files against the label maps; NaN where the map has none of it."""
     found = {name: [] for name in REGIONS}
     for case in json.loads((project.archive / "data/splits.json").read_text())["groups"]["held"]:
-        saved, label = volume(segmentation(project, case)), volume(project.folder / f"brain/labels/{case}.nii.gz")
+        saved, label = volume(segmentation(project, case)), volume(project.folder / f"data/labels/{case}.nii.gz")
         for i, (name, values) in enumerate(REGIONS.items()):
             truth, made = numpy.isin(label, values), saved[..., i] == 1
             sizes = truth.sum() + made.sum()
@@ -322,7 +225,7 @@ def test_a_segmentation_has_a_channel_for_each_region_on_the_images_own_grid(reg
     for case in ("b10", "b11", "b12"):
         made, image = (
             nibabel.load(segmentation(regions, case)),
-            nibabel.load(regions.folder / f"brain/images/{case}.nii.gz"),
+            nibabel.load(regions.folder / f"data/images/{case}.nii.gz"),
         )
         assert made.shape == (*image.shape, 3) and made.get_data_dtype() == numpy.uint8
         assert numpy.array_equal(made.affine, image.affine)
@@ -351,7 +254,7 @@ def test_dice_tables_are_those_of_the_saved_files(regions):
 
 def test_a_prediction_of_overlapping_regions_is_the_saved_one(regions):
     archive = Archive(regions.archive)
-    image = regions.folder / "brain/images/b11.nii.gz"
+    image = regions.folder / "data/images/b11.nii.gz"
     made = archive.predict(image)
     assert numpy.array_equal(numpy.asarray(made.dataobj), volume(segmentation(regions, "b11")))
     soft = numpy.asarray(archive.predict(image, probabilities=True).dataobj)
