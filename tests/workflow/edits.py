@@ -323,6 +323,7 @@ EDITS: dict[str, Edit] = {
     f"{ROOT}.allow": section(allow=["mine.Net"]),
     f"{ROOT}.dataset.list": same_list,
     f"{ROOT}.dataset.task": section("dataset", task="classification"),
+    f"{ROOT}.dataset.multi_label": section("dataset", multi_label=True),
     f"{ROOT}.dataset.target": section("dataset", target="age"),
     f"{ROOT}.dataset.labels": section("dataset", labels={"0": "background", "1": "bright"}),
     f"{ROOT}.dataset.channels": section("dataset", channels=1),

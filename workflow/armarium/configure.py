@@ -24,6 +24,7 @@ from .files import json_text, read_json, read_text, write_text
 from .hashing import HashIndex
 from .manifest import read_manifest
 from .mmar_configs import derived_configs, environment_defaults
+from .multi_label import is_multi_label
 from .own_configs import brought, edited, own_evaluation, without_part
 from .parent import read_parent, start_in_configuration
 from .recipe_files import other_task, read_object, recipe_files, translated_files
@@ -434,6 +435,7 @@ def _effective(
         "train": {
             **_sorted({k: v for k, v in settings.items() if k not in EXECUTION_KEYS}),
             "task": dataset["task"],
+            **({"multi_label": True} if is_multi_label(dataset) else {}),
             "allow": spec["allow"],
         },
         "execution": {**{k: settings[k] for k in EXECUTION_KEYS}, **({"warnings": warnings} if warnings else {})},

@@ -55,6 +55,21 @@ def one_number_a_case(shape: Sequence[int], cases: int) -> None:
         )
 
 
+def a_channel_for_each_class(shape: Sequence[int], label: Sequence[int]) -> None:
+    """Refuse a label that has not a channel for each of the network's, where classes may occur together.
+
+    Raises
+    ------
+    UserError
+        If the two shapes, ``[cases, channels, …]``, do not say so.
+    """
+    if len(shape) != len(label) or shape[1] != label[1]:
+        raise UserError(
+            f"train.pre_transforms: give a label {list(label)} to the network's {list(shape)}, wanted as many channels: one for each class "
+            "where dataset.multi_label is true; give label files one, or use a transform that makes them"
+        )
+
+
 class Network(torch.nn.Module):
     """The recipe's network under the name that MAPS gives it, so that weights are keyed ``network.…``."""
 

@@ -754,7 +754,7 @@ class Archive(Folder):
         -------
         nibabel.Nifti1Image
             Of a segmentation archive: class numbers, uint8 ``[*grid]``, or float32 ``[*grid, classes]``, on the
-            image's own grid and affine.
+            image's own grid and affine; of classes that may overlap, 0 and 1, uint8 with the classes in the fourth axis.
         dict of str to float
             Of a classification archive: each class's probability by name. Of a regression: ``prediction``, the number.
 

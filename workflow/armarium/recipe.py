@@ -13,6 +13,7 @@ from .config import check, nearest, typed
 from .errors import Problems, UserError
 from .forms import is_code, is_form, refuse_references, without_given
 from .grammar import class_name, is_active, read_component, read_components, with_references
+from .multi_label import is_multi_label
 from .scoring import early_stopping, read_metrics
 
 VARIABLE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -395,6 +396,7 @@ def prediction_settings(held: Any, source: str) -> dict:
     validate, where = held["validate"], f"{source} validate"
     return {
         **{key: held[key] for key in ("task", "deterministic", "allow")},
+        "multi_label": is_multi_label(held),
         "threads": check({"threads": held["threads"]}, "recipe", source)["threads"],
         "model": read_component(held["model"], f"{source} model"),
         "validate": {

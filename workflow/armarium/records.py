@@ -8,11 +8,13 @@ import platform
 import monai
 import torch
 
+from .dataset import CLASSIFICATION
 from .evaluation import CLASS_SUMMARY, IDS
 from .events import EventFile
 from .files import json_text
 from .history import Progress, peak_memory_mib
 from .maps import computational_json, not_rebuilt
+from .multi_label import is_multi_label, one_sided
 from .progress import event_scalars, mean_loss
 from .run import INFO, TRAINED, epochs_noted, info_text, saved
 from .starting import starting_members, starting_summary
@@ -53,7 +55,7 @@ def log_members(training: SplitTraining) -> dict[str, str]:
     groups = [f"group-{i}" for i in range(len(training.optimizer.param_groups))]
     rates = [dict(zip(["epoch", "batch", *groups], row, strict=True)) for row in progress.rates]
     of_recipe = [f"Recipe: {line}" for line in training.settings.get("warnings", [])]
-    warnings = [*of_recipe, *progress.warnings, *not_rebuilt(training.settings)]
+    warnings = [*of_recipe, *_one_sided(training), *progress.warnings, *not_rebuilt(training.settings)]
     return {
         "logs/training_loss.tsv": tsv(["epoch", "batch", "loss"], losses),
         f"logs/learning_rates/{type(training.optimizer).__name__}.tsv": tsv(["epoch", "batch", *groups], rates),
@@ -63,6 +65,12 @@ def log_members(training: SplitTraining) -> dict[str, str]:
             computational_json(training.settings, training.amp, training.device.type == "cuda")
         ),
     }
+
+
+def _one_sided(training: SplitTraining) -> list[str]:
+    if training.settings["task"] != CLASSIFICATION or not is_multi_label(training.settings):
+        return []
+    return one_sided({"training": training.cases.cases, "validation": training.validation}, training.scorer.class_names)
 
 
 def _summary(training: SplitTraining) -> str:

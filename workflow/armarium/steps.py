@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from . import layout
@@ -22,10 +23,11 @@ from .configure import (
     read_effective,
     training_settings_of,
 )
-from .dataset import REGRESSION, read_facts
+from .dataset import REGRESSION, SEGMENTATION, read_facts
 from .errors import UserError
 from .files import json_text, memory_bytes, read_bytes, remove_abandoned, write_bytes, write_json
 from .hashing import HashIndex
+from .multi_label import is_multi_label
 from .parent import parent_inputs, refuse_seen
 from .parts import PARITY, SCRIPT, Parts
 from .provenance import Step, is_recorded, recorded_of, step
@@ -128,9 +130,14 @@ def cases_of(archive: str, names: list[str]) -> list[dict]:
     """Cases by name as training and evaluation take them: ids, files, label and content hashes."""
     from .checks import read_cases_table
     from .dataset import stays_inside
+    from .multi_label import label_fits
 
     known, rows = read_splits(layout.splits_json(archive))["cases"], read_cases_table(layout.cases_tsv(archive))
-    if strange := [n for n in names if n not in rows or not stays_inside(known[n], rows[n])]:
+    spec = read_effective(archive, "data")["dataset"]
+    fits = partial(label_fits, of_files=spec["task"] == SEGMENTATION, several=is_multi_label(spec))
+    if strange := [
+        n for n in names if n not in rows or not stays_inside(known[n], rows[n]) or not fits(known[n]["label"])
+    ]:
         raise UserError(
             f"{layout.splits_json(archive)}: case {strange[0]!r} is not in {layout.cases_tsv(archive)}, or has files that no "
             "dataset list may name; delete both to have the data checked and split again"
@@ -287,7 +294,7 @@ def check_recipe(archive: str) -> None:
     outputs = [layout.architecture_log(archive), layout.nn_summary(archive)]
     with step(archive, "check_recipe", "check_recipe", inputs, outputs):
         from .bundle_metadata import input_shape
-        from .inspection import check_components, check_regression, layer_table
+        from .inspection import check_components, check_multi_label, check_regression, layer_table
         from .starting import check_start
 
         settings = recipe_of(archive)
@@ -296,6 +303,8 @@ def check_recipe(archive: str) -> None:
             check_components(evaluated, class_names(archive))
         if settings["task"] == REGRESSION:
             check_regression(settings, network, input_shape(archive))
+        if is_multi_label(settings):
+            check_multi_label(settings)
         if settings.get("start"):
             check_start(archive, settings, network, input_shape(archive)[1])
         write_bytes(outputs[0], f"{network!r}\n".encode())

@@ -14,6 +14,7 @@ from .dataset import CLASSIFICATION, SEGMENTATION
 from .distributed import ALONE, Team
 from .evaluation import CLASS_SUMMARY, IDS, CaseScorer, Evaluation
 from .hashing import as_checked
+from .multi_label import is_multi_label
 from .network import build_network, choose_device, make_deterministic
 from .parts import Part
 from .predictions import prediction_table, probability_table, segmentation_bytes
@@ -93,7 +94,7 @@ def evaluate_torchscript(
         if settings["task"] == SEGMENTATION:
             image = case["image"][0]
             with as_checked(data_root, {image: checked_files(case)[image]}):
-                prediction = segmentation_bytes(prediction, Path(data_root, image))
+                prediction = segmentation_bytes(prediction, Path(data_root, image), is_multi_label(settings))
         return prediction
 
     network = torch.jit.load(io.BytesIO(torchscript), map_location=chosen).eval()

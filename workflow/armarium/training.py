@@ -30,7 +30,8 @@ from .epochs import EpochOrder, TrainingCases, seed_from
 from .errors import UserError
 from .evaluation import CaseScorer, Evaluation
 from .history import CollectedWarnings, Progress, better, peak_memory_mib
-from .network import build_network, one_number_a_case
+from .multi_label import is_multi_label
+from .network import a_channel_for_each_class, build_network, one_number_a_case
 from .progress import EpochProgress, NoProgress
 from .run import SAVED, TRAINED, Workspace
 from .starting import begin
@@ -198,6 +199,9 @@ class SplitTraining:
             return sum(self._loss_of(o, labels) for o in output) / len(output)
         if self.settings["task"] == REGRESSION:
             one_number_a_case(output.shape, len(labels))
+        if is_multi_label(self.settings):
+            a_channel_for_each_class(output.shape, labels.shape)
+            labels = labels.float()
         return self.loss(output, labels)
 
     def _clip_gradients(self) -> None:
