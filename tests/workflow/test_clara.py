@@ -19,6 +19,9 @@ FILES = {
 }
 
 
+TESTED = "test/group-held/results/split-0/best-MeanDice/metrics/aggregated.tsv"
+
+
 def build_released(folder: Path) -> tuple[Project, str]:
     """The archive of a release, and what Snakemake said."""
     project = Project.fresh(folder)
@@ -52,6 +55,10 @@ def test_a_clara_release_becomes_an_archive_that_says_what_was_translated(releas
     assert f"armarium: warning: archives/micro: {wanted}" in said
     assert f"Recipe: {wanted}" in (archive / "training/split-0/warning.log").read_text()
     assert len(list((archive / "eval").glob("*/*.nii.gz"))) == 2 and (archive / "models/model.ts").is_file()
+    scored = {path: (archive / path).read_text() for path in ("eval/metrics.csv", TESTED)}
+    shown = dict(line.split(",") for line in scored["eval/metrics.csv"].splitlines())["MeanDice"]
+    tested = dict(zip(*(line.split("\t") for line in scored[TESTED].splitlines()), strict=True))["MeanDice"]
+    assert float(shown) != pytest.approx(float(tested)), "by config_validation.json, which takes the background in"
     assert project.planned() == {}
     again = project.snakemake("-n")
     assert "warning:" not in again.stdout + again.stderr, "told once"
