@@ -143,6 +143,8 @@ def is_fingerprinted(archive: str, path: str) -> bool:
         layout.exports_zip(archive, "*"),
         layout.evaluation_zip(archive, "*", "*"),
         layout.eval_zip(archive),
+        layout.further_export_zip(archive, "*"),
+        layout.eval_zip(archive, layout.ENSEMBLE),
     )
     return any(fnmatch(f"{archive}/{path}", pattern) for pattern in patterns)
 

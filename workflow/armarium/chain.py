@@ -11,7 +11,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from typing import Any
 
 from . import layout
@@ -25,6 +24,7 @@ from .provenance import DATA, OUTSIDE, extended_by
 from .run import epoch_of, lacking, member_of_checkpoint, run_info, weights_of
 from .scan import Scan
 from .split_files import own_groups, tested_on
+from .standing import member_of_ensemble
 from .zips import opened
 
 NOT_UNDERSTOOD = (UserError, KeyError, TypeError, ValueError, AttributeError, IndexError)
@@ -138,6 +138,25 @@ def other_origins(evidence: Evidence) -> Iterator[Finding]:
         yield from _tested(evidence, k, tested_on(k, groups, own), chosen)
     run = layout.run_zip(archive, publish)
     yield from _origin(evidence, layout.eval_zip(archive), "published evaluation", run=run, of=[best])
+    for name in layout.FORMATS:
+        yield from _origin(evidence, layout.further_export_zip(archive, name), "format", name, run=run, of=[best])
+    yield from _of_ensemble(evidence, best)
+
+
+def _of_ensemble(evidence: Evidence, best: str) -> Iterator[Finding]:
+    """The ensemble and its evaluation, each made from the published checkpoint of every split."""
+    archive, of = evidence.archive, layout.ENSEMBLE
+    products = {layout.further_export_zip(archive, of): "ensemble", layout.eval_zip(archive, of): "ensemble evaluation"}
+    for path, product in products.items():
+        found = list(_origin(evidence, path, product))
+        yield from found
+        held = evidence.held_by(path).get("weights") if evidence.sound(path) and not found else None
+        for split in evidence.splits() if isinstance(held, dict) else ():
+            run = layout.run_zip(archive, split)
+            if not evidence.sound(run):
+                continue
+            one = {"weights": {best: held.get(member_of_ensemble(split))}}
+            yield from _other_weights(evidence, evidence.inside(path), one, evidence.held_by(run), [best])
 
 
 def _selected(
@@ -209,7 +228,7 @@ def _other_weights(evidence: Evidence, name: str, held: dict, run: dict, of: lis
 
 def is_copy(path: str) -> bool:
     """Whether a file is one whose CRC-32 is compared with a zip file's."""
-    return path.endswith((".pt", ".ts", ".gz"))
+    return path.endswith((".pt", ".ts", ".gz", *(f".{name}" for name in layout.FORMATS)))
 
 
 def other_sources(evidence: Evidence) -> Iterator[Finding]:
@@ -250,8 +269,12 @@ def _taken_from(evidence: Evidence) -> dict[str, dict[str, str]]:
             except NOT_UNDERSTOOD:
                 continue
     taken[layout.exports_zip(archive, publish)][layout.published_ts(archive)] = f"{published}.ts"
+    for name in layout.FORMATS:
+        taken[layout.further_export_zip(archive, name)][layout.published_format(archive, name)] = f"model.{name}"
+    taken[layout.further_export_zip(archive, layout.ENSEMBLE)][layout.ensemble_ts(archive)] = "ensemble.ts"
     for name in evidence.found.files:
-        if fnmatch(f"/{name}", layout.eval_segmentation("", "*")):
-            case = os.path.basename(os.path.dirname(name))
-            taken[layout.eval_zip(archive)][f"{archive}/{name}"] = f"predictions/{case}.nii.gz"
+        case = os.path.basename(os.path.dirname(name))
+        for of in ("", layout.ENSEMBLE):
+            if f"/{name}" == layout.eval_segmentation("", case, of):
+                taken[layout.eval_zip(archive, of)][f"{archive}/{name}"] = f"predictions/{case}.nii.gz"
     return taken

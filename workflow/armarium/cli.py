@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 
+from . import layout
 from .faults import in_words, require_address_space
 
 WRITERS = {
@@ -52,6 +53,8 @@ device = click.option(
 cache = click.option(
     "--cache", type=click.Path(), default=".cache/armarium", envvar="ARMARIUM_CACHE", show_default=True
 )
+
+trusting = click.option("--trust-torchscript/--no-trust-torchscript", "trusted", envvar="ARMARIUM_TRUST_TORCHSCRIPT")
 
 
 class Commands(click.Group):
@@ -114,6 +117,12 @@ class Tee(io.TextIOBase):
 
 def steps():
     return import_module(".steps", __package__)
+
+
+def further_exports():
+    """The steps of exports on request, once it is certain that what they compute with can be loaded."""
+    require_address_space()
+    return import_module(".further_exports", __package__)
 
 
 def computing_steps():
@@ -218,7 +227,7 @@ def write_results(archive: str, group: str, split: str, checkpoint: str) -> None
 @device
 @cache
 @processes
-@click.option("--trust-torchscript/--no-trust-torchscript", "trusted", envvar="ARMARIUM_TRUST_TORCHSCRIPT")
+@trusting
 def evaluate_published(archive: str, device: str, cache: str, processes: int, trusted: bool) -> None:
     """Score the published model and keep its predictions."""
     computing_steps().evaluate_published(archive, device, cache, trusted, processes)
@@ -232,6 +241,43 @@ def evaluate_published(archive: str, device: str, cache: str, processes: int, tr
 def export(archive: str, split: str, checkpoints: tuple[str, ...], cache: str) -> None:
     """Export checkpoints of a split as TorchScript."""
     computing_steps().export_split(archive, split, list(checkpoints), cache)
+
+
+format = click.argument("format", type=click.Choice(list(layout.FORMATS)))
+
+
+@cli.command()
+@archive
+@format
+def export_format(archive: str, format: str) -> None:
+    """Export the published model to another format than TorchScript, or find out why that cannot be."""
+    further_exports().export_format(archive, format)
+
+
+@cli.command()
+@archive
+@format
+def publish_format(archive: str, format: str) -> None:
+    """Write the published model in another format."""
+    import_module(".further_exports", __package__).publish_format(archive, format)
+
+
+@cli.command()
+@archive
+@cache
+def export_ensemble(archive: str, cache: str) -> None:
+    """Export the mean of the splits' models as TorchScript."""
+    further_exports().export_ensemble(archive, cache)
+
+
+@cli.command()
+@archive
+@device
+@cache
+@trusting
+def evaluate_ensemble(archive: str, device: str, cache: str, trusted: bool) -> None:
+    """Score the ensemble and keep its predictions."""
+    further_exports().evaluate_ensemble(archive, device, cache, trusted)
 
 
 @cli.command()

@@ -28,7 +28,7 @@ from .multi_label import is_multi_label
 from .own_configs import brought, edited, own_evaluation, without_part
 from .parent import read_parent, start_in_configuration
 from .recipe_files import other_task, read_object, recipe_files, translated_files
-from .split_files import given_groups, own_groups, sides_of, tested_on
+from .split_files import given_groups, own_groups, shared_groups, sides_of, tested_on
 from .unused import without_effect
 
 
@@ -104,6 +104,16 @@ class Configured:
     def published_checkpoint(self) -> str:
         return published_checkpoint(self.settings)
 
+    @property
+    def formats(self) -> list[str]:
+        """What the published model is to be exported to beside TorchScript."""
+        return self.spec["export"]["formats"]
+
+    @cached_property
+    def shared_groups(self) -> list[str]:
+        """The test groups that no split trains on."""
+        return shared_groups(json.loads(self.effective["test"])["groups"])
+
     def fingerprint(self, product: str, *which: str | int) -> str:
         """SHA-256 over all the configuration that a product depends on; see :func:`fingerprint`."""
         return fingerprint(self.effective, product, *which)
@@ -121,7 +131,10 @@ DEPENDS_ON = {
     "training": ("data", "split", "train", "files"),
     "evaluation": ("data", "split", "train", "test", "files"),
     "export": ("data", "split", "train", "test", "export", "publish", "files"),
+    "format": ("data", "split", "train", "test", "export", "publish", "files"),
     "published evaluation": ("data", "split", "train", "test", "predict", "export", "publish", "files"),
+    "ensemble": ("data", "split", "train", "test", "export", "publish", "files"),
+    "ensemble evaluation": ("data", "split", "train", "test", "predict", "export", "publish", "files"),
 }
 """The parts of the effective configuration of which something decides each costly product.
 
@@ -142,7 +155,7 @@ def fingerprint(effective: dict[str, str], product: str, *which: str | int) -> s
     product:
         A key of ``DEPENDS_ON``.
     which:
-        The split; of an evaluation the group, then the split.
+        The split; of an evaluation the group, then the split; of a format that.
     """
     parts = _DECIDED_BY[product](effective, *map(str, which))
     return hashlib.sha256("\0".join([product, *parts, *map(str, which)]).encode()).hexdigest()
@@ -183,6 +196,21 @@ def _exported_by(effective: dict[str, str], split: str) -> list[str]:
     return [*_trained_by(effective, split), tested, effective["export"], effective["publish"]]
 
 
+def _format(effective: dict[str, str], _: str) -> list[str]:
+    return _export(effective, str(json.loads(effective["publish"])["publish"]))
+
+
+def _ensemble(effective: dict[str, str], *_: str) -> list[str]:
+    splits = map(str, split_numbers(json.loads(effective["split"])))
+    return [text for split in splits for text in _export(effective, split)]
+
+
+def _ensemble_evaluation(effective: dict[str, str], *_: str) -> list[str]:
+    tested = _groups_by_definition(effective, shared_groups(json.loads(effective["test"])["groups"]))
+    differences = _differences(effective["files"], _lists(tested))
+    return [*_ensemble(effective), effective["predict"], json_text(tested), differences]
+
+
 def _published_groups(effective: dict[str, str]) -> list[str]:
     groups = json.loads(effective["test"])["groups"]
     return tested_on(json.loads(effective["publish"])["publish"], groups, own_groups(groups))
@@ -200,7 +228,10 @@ _DECIDED_BY = {
     "training": _training,
     "evaluation": _evaluation,
     "export": _export,
+    "format": _format,
     "published evaluation": _published_evaluation,
+    "ensemble": _ensemble,
+    "ensemble evaluation": _ensemble_evaluation,
 }
 
 
@@ -245,6 +276,21 @@ def fingerprint_on_disk(archive: str, product: str, *which: str | int) -> str:
     """The same from the files that planning wrote."""
     texts = {p: Path(layout.effective(archive, p)).read_text(encoding="utf-8") for p in DEPENDS_ON[product]}
     return fingerprint(texts, product, *which)
+
+
+def require_splits(archive: str, splits: list[int]) -> None:
+    """Refuse an ensemble of a single model.
+
+    Raises
+    ------
+    UserError
+        If there is but one split.
+    """
+    if len(splits) < 2:
+        raise UserError(
+            f"{archive}: an ensemble is the mean of several splits' models, and this archive has one split; "
+            "set ensemble to false, or splits to kfold, or to a file of several"
+        )
 
 
 def published_checkpoint(settings: dict) -> str:
@@ -442,7 +488,7 @@ def _effective(
         "select": {"checkpoints": chosen},
         "test": {"groups": {**other, **drawn}},
         "predict": {"predictions": spec["predictions"]},
-        "export": spec["export"],
+        "export": {k: v for k, v in spec["export"].items() if k != "formats"},
         "publish": {
             "publish": spec["publish"],
             "description": spec["dataset"]["description"],
@@ -599,6 +645,8 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
     configured = Configured(archive, spec, settings, data_root, effective, start, warnings=warnings)
     if spec["publish"] not in configured.split_numbers:
         raise UserError(f"{archive}: publish is {spec['publish']}; wanted one of the splits {configured.split_numbers}")
+    if spec["ensemble"]:
+        require_splits(archive, configured.split_numbers)
     asked = sum(len(chosen) * max(1, len(configured.groups_of(k))) for k in configured.split_numbers)
     if asked > MOST_RESULTS:
         raise UserError(

@@ -20,6 +20,9 @@ MMAR_CONFIGS = (
     "config_validation_ckpt.json",
 )
 COMMANDS = ("set_env.sh", "train.sh", "infer.sh", "validate.sh", "validate_ckpt.sh", "export.sh")
+FORMATS = ("onnx", "pt2")
+"""What the published model is exported to on request, by the file's suffix."""
+ENSEMBLE = "ensemble"
 BUNDLE_CONFIGS = ("metadata.json", "train.json", "evaluate.json", "inference.json", "logging.conf")
 DOCS = ("README.md", "license.txt", "data_license.txt")
 ENVIRONMENT = ("environment.txt", "host.json")
@@ -345,6 +348,26 @@ def published_ts(a: str) -> str:
     return f"{a}/models/model.ts"
 
 
+def published_format(a: str, format: str) -> str:
+    """The published model in another of ``FORMATS``."""
+    return f"{a}/models/model.{format}"
+
+
+def ensemble_ts(a: str) -> str:
+    """The mean of the splits' published checkpoints, as one TorchScript file."""
+    return f"{a}/models/{ENSEMBLE}.ts"
+
+
+def further_export_zip(a: str, what: str) -> str:
+    """A model of ``FORMATS``, or the ensemble: the file, or none where it cannot be, and the report."""
+    return f"{a}/models/exports/{what}.zip"
+
+
+def export_report(a: str, what: str) -> str:
+    """How such a model was made and how far it is from eager, or why it cannot be."""
+    return f"{a}/models/exports/{what}.json"
+
+
 def published_events(a: str) -> str:
     return f"{a}/models/events.out.tfevents.0.armarium"
 
@@ -353,38 +376,43 @@ def train_stats(a: str) -> str:
     return f"{a}/models/train_stats.json"
 
 
-def eval_zip(a: str) -> str:
-    """The published TorchScript on the cases it may be scored on; per-case files are cut from it."""
-    return f"{a}/eval/evaluation.zip"
+def eval_dir(a: str, of: str = "") -> str:
+    """The evaluation of the published TorchScript, or ``of`` the ensemble."""
+    return f"{a}/eval/{of}".rstrip("/")
 
 
-def eval_metrics_csv(a: str) -> str:
-    return f"{a}/eval/metrics.csv"
+def eval_zip(a: str, of: str = "") -> str:
+    """A model on the cases it may be scored on; per-case files are cut from it."""
+    return f"{eval_dir(a, of)}/evaluation.zip"
 
 
-def eval_dice_tables(a: str) -> list[str]:
-    return [f"{a}/eval/val_mean_dice_raw.csv", f"{a}/eval/val_mean_dice_summary.csv"]
+def eval_metrics_csv(a: str, of: str = "") -> str:
+    return f"{eval_dir(a, of)}/metrics.csv"
 
 
-def eval_case_dir(a: str, case: str) -> str:
-    return f"{a}/eval/{case}"
+def eval_dice_tables(a: str, of: str = "") -> list[str]:
+    return [f"{eval_dir(a, of)}/val_mean_dice_raw.csv", f"{eval_dir(a, of)}/val_mean_dice_summary.csv"]
 
 
-def eval_segmentation(a: str, case: str) -> str:
-    return f"{eval_case_dir(a, case)}/{case}_seg.nii.gz"
+def eval_case_dir(a: str, case: str, of: str = "") -> str:
+    return f"{eval_dir(a, of)}/{case}"
 
 
-def eval_probabilities(a: str) -> str:
-    return f"{a}/eval/probabilities.tsv"
+def eval_segmentation(a: str, case: str, of: str = "") -> str:
+    return f"{eval_case_dir(a, case, of)}/{case}_seg.nii.gz"
 
 
-def eval_predictions(a: str) -> str:
-    return f"{a}/eval/predictions.tsv"
+def eval_probabilities(a: str, of: str = "") -> str:
+    return f"{eval_dir(a, of)}/probabilities.tsv"
 
 
-def eval_table(a: str, task: str) -> str:
+def eval_predictions(a: str, of: str = "") -> str:
+    return f"{eval_dir(a, of)}/predictions.tsv"
+
+
+def eval_table(a: str, task: str, of: str = "") -> str:
     """The predictions of a task whose predictions are no images."""
-    return {"classification": eval_probabilities, "regression": eval_predictions}[task](a)
+    return {"classification": eval_probabilities, "regression": eval_predictions}[task](a, of)
 
 
 # ---- what ClinicaDL adds to an archive that it works in

@@ -45,7 +45,7 @@ MEDIA_TYPES = {
     "application/json": (".json",),
     "application/x-sh": (".sh",),
     "application/yaml": (".yaml", ".yml"),
-    "application/zip": (".pt", ".ts", ".zip"),
+    "application/zip": (".pt", ".pt2", ".ts", ".zip"),
     "text/csv": (".csv",),
     "text/markdown": (".md",),
     "text/plain": ("", ".conf", ".config", ".log", ".smk", ".txt"),

@@ -109,12 +109,12 @@ def write_log_config(archive: str) -> list[str]:
 # ---- eval/: reports as MONAI's MetricsSaver writes them
 
 
-def _eval_table(archive: str, name: str) -> list[dict[str, str]]:
-    path = layout.eval_zip(archive)
+def _eval_table(archive: str, name: str, of: str) -> list[dict[str, str]]:
+    path = layout.eval_zip(archive, of)
     try:
         return read_tsv(zip_member(path, name).decode(errors="replace"), f"{path}: {name}")
     except FileNotFoundError:
-        raise UserError(f"{path}: file not found; evaluate the published model first") from None
+        raise UserError(f"{path}: file not found; evaluate the model first") from None
 
 
 def _number(cell: str | None) -> float:
@@ -126,12 +126,15 @@ def _cell(value: float) -> str:
     return repr(value)
 
 
-def write_eval_metrics(archive: str) -> list[str]:
-    """``eval/metrics.csv``: ``name,value`` for each metric of the published model; no header, as MMAR's."""
-    row = _eval_table(archive, "aggregated.tsv")[0]
+def write_eval_metrics(archive: str, of: str = "") -> list[str]:
+    """``eval/metrics.csv``: ``name,value`` for each metric of the published model; no header, as MMAR's.
+
+    ``of`` names another evaluation, as for ``layout.eval_dir``.
+    """
+    row = _eval_table(archive, "aggregated.tsv", of)[0]
     text = "".join(f"{name},{_cell(_number(value))}\n" for name, value in row.items())
-    write_text(layout.eval_metrics_csv(archive), text)
-    return [layout.eval_metrics_csv(archive)]
+    write_text(layout.eval_metrics_csv(archive, of), text)
+    return [layout.eval_metrics_csv(archive, of)]
 
 
 def _key_metric(archive: str) -> str:
@@ -143,11 +146,13 @@ def _image_names(archive: str) -> dict[tuple[str, str], str]:
     return {(c["participant_id"], c["session_id"]): c["image"][0] for c in cases.values()}
 
 
-def _values_by_image(archive: str, metric: str) -> tuple[list[str], dict[str, dict[str, float]]]:
+def _values_by_image(archive: str, metric: str, of: str) -> tuple[list[str], dict[str, dict[str, float]]]:
     """The class names in order, and each image's value of each class."""
-    rows, images = _eval_table(archive, "class_details.tsv"), _image_names(archive)
+    rows, images = _eval_table(archive, "class_details.tsv", of), _image_names(archive)
     if not rows or metric not in rows[0]:
-        raise UserError(f"{layout.eval_zip(archive)}: no {metric} per class; these tables need a key metric per case")
+        raise UserError(
+            f"{layout.eval_zip(archive, of)}: no {metric} per class; these tables need a key metric per case"
+        )
     values: dict[str, dict[str, float]] = {}
     for row in rows:
         image = images[row["participant_id"], row["session_id"]]
@@ -155,14 +160,14 @@ def _values_by_image(archive: str, metric: str) -> tuple[list[str], dict[str, di
     return list(dict.fromkeys(r["name"] for r in rows)), values
 
 
-def write_eval_dice_tables(archive: str) -> list[str]:
+def write_eval_dice_tables(archive: str, of: str = "") -> list[str]:
     """``eval/val_mean_dice_raw.csv`` and ``_summary.csv``: the key metric by image and class.
 
     Percentiles are linearly interpolated; ``std`` is that of the population; undefined values are counted
-    and left out.
+    and left out. ``of`` as above.
     """
-    raw, summary = layout.eval_dice_tables(archive)
-    classes, values = _values_by_image(archive, _key_metric(archive))
+    raw, summary = layout.eval_dice_tables(archive, of)
+    classes, values = _values_by_image(archive, _key_metric(archive), of)
     rows = [
         {**by_class, "mean": _mean([by_class[c] for c in classes if c in by_class])} for by_class in values.values()
     ]

@@ -441,25 +441,48 @@ class EnvDir(Folder):
 # ---- what MAPS does not have
 
 
+class ExportsDir(Folder):
+    """Exports on request: how each was made and differs from eager, or why it cannot be."""
+
+    onnx_json: Path
+    onnx_zip: Path
+    pt2_json: Path
+    pt2_zip: Path
+    ensemble_json: Path
+    ensemble_zip: Path
+
+    def __init__(self, archive: str):
+        exports = (*layout.FORMATS, layout.ENSEMBLE)
+        files = [f(archive, e) for e in exports for f in (layout.export_report, layout.further_export_zip)]
+        super().__init__(os.path.dirname(files[0]), files)
+
+
 class PublishedDir(Folder):
-    """The published model: the best of the published split by the key metric, and its last epoch."""
+    """The published model: the best of the published split by the key metric, and its last epoch.
+
+    On request also in other formats, and beside the mean of all splits' models.
+    """
 
     model_pt: Path
     model_ts: Path
+    model_onnx: Path
+    model_pt2: Path
+    ensemble_ts: Path
     final_model_pt: Path
     train_stats_json: Path
     events: Path
 
     def __init__(self, archive: str):
         weights = [layout.published_model(archive), layout.published_final(archive)]
-        super().__init__(
-            os.path.dirname(weights[0]), [*weights, layout.published_ts(archive), layout.train_stats(archive)]
-        )
+        exported = [layout.published_ts(archive), *(layout.published_format(archive, f) for f in layout.FORMATS)]
+        files = [*weights, *exported, layout.ensemble_ts(archive), layout.train_stats(archive)]
+        super().__init__(os.path.dirname(weights[0]), files)
         self.events = Path(layout.published_events(archive))
+        self.exports = ExportsDir(archive)
 
 
-class EvalDir(Folder):
-    """The published TorchScript on the cases that it may be scored on."""
+class EvaluationDir(Folder):
+    """A model on the cases that it may be scored on."""
 
     evaluation_zip: Path
     metrics_csv: Path
@@ -468,22 +491,31 @@ class EvalDir(Folder):
     probabilities_tsv: Path
     predictions_tsv: Path
 
-    def __init__(self, archive: str):
+    def __init__(self, archive: str, of: str = ""):
         tables = [
-            layout.eval_metrics_csv(archive),
-            *layout.eval_dice_tables(archive),
-            layout.eval_probabilities(archive),
-            layout.eval_predictions(archive),
+            layout.eval_metrics_csv(archive, of),
+            *layout.eval_dice_tables(archive, of),
+            layout.eval_probabilities(archive, of),
+            layout.eval_predictions(archive, of),
         ]
-        super().__init__(os.path.dirname(tables[0]), [layout.eval_zip(archive), *tables])
-        self._archive = archive
+        super().__init__(layout.eval_dir(archive, of), [layout.eval_zip(archive, of), *tables])
+        self._archive, self._of = archive, of
 
     @property
     def cases(self) -> Found[str, Path]:
         """The segmentation of each case, by the case's name."""
-        folder, names = _names(lambda case: layout.eval_case_dir(self._archive, case))
-        files = {n: Path(layout.eval_segmentation(self._archive, n)) for n in sorted(names) if CASE.fullmatch(n)}
+        folder, names = _names(lambda case: layout.eval_case_dir(self._archive, case, self._of))
+        cases = filter(CASE.fullmatch, sorted(names))
+        files = {n: Path(layout.eval_segmentation(self._archive, n, self._of)) for n in cases}
         return Found({n: f for n, f in files.items() if f.is_file()}, folder)
+
+
+class EvalDir(EvaluationDir):
+    """The published TorchScript on the cases that it may be scored on; ``ensemble``: the mean of the splits' models."""
+
+    def __init__(self, archive: str):
+        super().__init__(archive)
+        self.ensemble = EvaluationDir(archive, layout.ENSEMBLE)
 
 
 class CasesDir(Folder):

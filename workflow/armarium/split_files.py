@@ -78,6 +78,11 @@ def own_groups(groups: Mapping[str, Mapping]) -> dict[str, int]:
     return {name: group["split"] for name, group in groups.items() if "split" in group}
 
 
+def shared_groups(groups: Mapping[str, Mapping]) -> list[str]:
+    """The test groups of all splits, whose cases none of them trains or validates on; ``groups`` as for :func:`own_groups`."""
+    return [name for name in groups if name not in own_groups(groups)]
+
+
 def tested_on(split: int, groups: Iterable[str], own: Mapping[str, int]) -> list[str]:
     """The test groups of a split: those of all splits, and its ``own``."""
     return [group for group in groups if own.get(group, split) == split]
@@ -105,6 +110,15 @@ def cases_tested_by(splits: dict, k: int) -> list[str]:
     """The cases of all groups that split ``k`` is tested on, sorted; ``splits`` is the content of that file."""
     groups = splits["groups"]
     return sorted({name for group in tested_on(k, groups, splits.get("own_groups", {})) for name in groups[group]})
+
+
+def cases_unseen(splits: dict) -> list[str]:
+    """The cases of the groups of all splits, sorted; nobody of them is on a side of any split."""
+    own, cases = splits.get("own_groups", {}), splits["cases"]
+    seen = {name for sides in splits["splits"] for side in ("train", "validation") for name in sides[side]}
+    people = {cases[name]["participant_id"] for name in seen}
+    tested = {name for group, names in splits["groups"].items() if group not in own for name in names}
+    return sorted(name for name in tested - seen if cases[name]["participant_id"] not in people)
 
 
 def _problem(splits: Any) -> str | None:

@@ -18,7 +18,7 @@ from .errors import UserError
 from .files import read_json
 from .parts import same_where_both
 from .run import finished_run, lacking, run_info, weights_of
-from .split_files import read_splits
+from .split_files import cases_unseen, read_splits
 
 
 @dataclass(frozen=True)
@@ -71,26 +71,44 @@ def _standing_of_run(held: Configured, path: str) -> Standing:
 
 
 def _standing_of_parts(held: Configured, product: str, which: tuple[str, ...], path: str, says: dict) -> Standing:
-    split = which[-1] if which else str(held.spec["publish"])
-    run = layout.run_zip(held.archive, split)
-    info = run_info(run)
-    if info is None:
-        return Standing(path, lost_run=run)
-    if info.get("fingerprint") != held.fingerprint("training", split):
-        return Standing(path)
+    names, wanted = [], {}
+    for split, of_run in _runs_of(held, product, which).items():
+        run = layout.run_zip(held.archive, split)
+        info = run_info(run)
+        if info is None:
+            return Standing(path, lost_run=run)
+        if info.get("fingerprint") != held.fingerprint("training", split):
+            return Standing(path)
+        try:
+            found = weights_of(finished_run(run, "checkpoints"), of_run.values())
+        except UserError:
+            return Standing(path)
+        names += of_run
+        wanted |= {name: found[checkpoint] for name, checkpoint in of_run.items() if checkpoint in found}
     cases = _cases_now(held, product, which)
     if cases is not None and says.get("cases") != cases:
-        return Standing(path)
-    checkpoints = _PARTS[product](held)
-    try:
-        wanted = weights_of(finished_run(run, "checkpoints"), checkpoints)
-    except UserError:
         return Standing(path)
     parts = says.get("weights") if isinstance(says.get("weights"), dict) else {}
     if not same_where_both(parts, wanted):
         return Standing(path)
     kept = frozenset(parts.keys() & wanted.keys())
-    return Standing(path, current=kept == set(checkpoints) == parts.keys(), kept=kept)
+    return Standing(path, current=kept == set(names) == parts.keys(), kept=kept)
+
+
+def _runs_of(held: Configured, product: str, which: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """By split whose run a product is made from: the checkpoints that it has a part of, by the part's name."""
+    best = held.published_checkpoint
+    if product in ("ensemble", "ensemble evaluation"):
+        return {str(k): {member_of_ensemble(k): best} for k in held.split_numbers}
+    if product in ("format", "published evaluation"):
+        return {str(held.spec["publish"]): {best: best}}
+    checkpoints = held.checkpoints if product == "evaluation" else held.exported
+    return {which[-1]: {c: c for c in checkpoints}}
+
+
+def member_of_ensemble(split: str | int) -> str:
+    """What a split's model is called in what an ensemble says of itself."""
+    return f"split-{split}"
 
 
 _PATHS = {
@@ -99,13 +117,10 @@ _PATHS = {
     "evaluation": layout.evaluation_zip,
     "export": layout.exports_zip,
     "published evaluation": layout.eval_zip,
+    "format": layout.further_export_zip,
+    "ensemble": lambda archive: layout.further_export_zip(archive, layout.ENSEMBLE),
+    "ensemble evaluation": lambda archive: layout.eval_zip(archive, layout.ENSEMBLE),
 }
-_PARTS = {
-    "evaluation": lambda held: held.checkpoints,
-    "export": lambda held: held.exported,
-    "published evaluation": lambda held: [held.published_checkpoint],
-}
-"""The checkpoints that a product has a part of."""
 
 
 def _said_by(path: str) -> dict | None:
@@ -133,23 +148,32 @@ def cases_sha256(cases: list[dict], named: bool) -> str:
 
 def _cases_now(held: Configured, product: str, which: tuple[str, ...]) -> str | None:
     """The same of the cases that were last chosen; None where that is not known, or where no case is tested."""
-    if product == "export":
+    if product in ("export", "format", "ensemble"):
         return None
     paths = layout.splits_json(held.archive), layout.cases_tsv(held.archive)
     if not all(map(os.path.isfile, paths)):
         return None
     tested = _tested_cases(held.archive, held.spec["publish"], *(os.stat(path).st_mtime_ns for path in paths))
-    return None if tested is None else tested.get(which[0] if which else "", "no such group")
+    name = {"evaluation": which[:1], "published evaluation": ("",)}.get(product, (UNSEEN,))[0]
+    return None if tested is None else tested.get(name, "no such group")
+
+
+UNSEEN = "unseen by all splits"
+"""The name of an ensemble's cases among those of test groups; no group's name has a blank."""
 
 
 @lru_cache(maxsize=32)
 def _tested_cases(archive: str, publish: int, *_times: int) -> dict[str, str] | None:
-    """By test group; of the published model under no name."""
+    """By test group; of the published model under no name, of the ensemble under ``UNSEEN``."""
     from .steps import cases_of, published_cases
 
     try:
-        groups = read_splits(layout.splits_json(archive))["groups"]
-        found = {group: cases_sha256(cases_of(archive, names), named=False) for group, names in groups.items()}
-        return {**found, "": cases_sha256(cases_of(archive, published_cases(archive, publish)), named=True)}
+        splits = read_splits(layout.splits_json(archive))
+        found = {
+            group: cases_sha256(cases_of(archive, names), named=False) for group, names in splits["groups"].items()
+        }
+        for name, cases in (("", published_cases(archive, publish)), (UNSEEN, cases_unseen(splits))):
+            found[name] = cases_sha256(cases_of(archive, cases), named=True)
+        return found
     except UserError:  # damaged: they are made again, and tell nothing until then
         return None

@@ -435,7 +435,7 @@ def _published_torchscript(archive: str, cache_dir: str, trusted: bool) -> bytes
         from .export import export_again
 
         settings = recipe_of(archive)
-        again = export_again(settings, run_zip, published_checkpoint(settings), *_export_options(archive))
+        again = export_again(settings, run_zip, published_checkpoint(settings), *export_options(archive))
         if data == again:
             note_exported(cache_dir, [data])
             return data
@@ -446,7 +446,7 @@ def _published_torchscript(archive: str, cache_dir: str, trusted: bool) -> bytes
     )
 
 
-def _export_options(archive: str) -> tuple[float, dict[str, str]]:
+def export_options(archive: str) -> tuple[float, dict[str, str]]:
     """The tolerance, and the texts that a TorchScript file carries."""
     from .bundle import inference_config, metadata
 
@@ -474,7 +474,7 @@ def export_split(archive: str, split: str, checkpoints: list[str], cache_dir: st
         if parts.missing:
             from .export import export_checkpoints
 
-            tolerance, extra = _export_options(archive)
+            tolerance, extra = export_options(archive)
             made = export_checkpoints(recipe_of(archive), run_zip, parts.missing, tolerance, extra)
             note_exported(cache_dir, [part[SCRIPT] for part in made.values()])
             parts.add(made)

@@ -189,6 +189,8 @@ rule write_manifest:
     input:
         artifacts,
         predictions,
+        ensemble_predictions,
+        further_models,
         configuration,
         missing_artifacts,
     output:

@@ -16,11 +16,12 @@ import armarium  # Snakemake puts the folder of an included Snakefile on the pat
 from armarium import gpus, layout
 from armarium.calling import SAME_DATA
 from armarium.config import archive_section, check
-from armarium.configure import Globals, configure
+from armarium.configure import Globals, configure, require_splits
 from armarium.boundary import check_boundary
 from armarium.environment_files import LOCK, frozen_names, names_here
 from armarium.errors import UserError
 from armarium.faults import in_words
+from armarium.formats import require_packages
 from armarium.grammar import class_name
 from armarium.held import give_back, held_products, hold
 from armarium.naming import CASE, CHECKPOINT, GROUP

@@ -121,3 +121,58 @@ rule publish_train_stats:
         "../../envs/data.yaml"
     shell:
         "python -m armarium --log {log:q} extract {wildcards.archive:q} {input.source:q} timing/train_stats.json {output:q} --rule publish_train_stats"
+
+
+checkpoint export_format:
+    input:
+        to_export_format,
+    output:
+        layout.further_export_zip("{archive}", "{format}"),
+    log:
+        layout.log("{archive}", "export_format_{format}"),
+    wildcard_constraints:
+        format="|".join(layout.FORMATS),
+    conda:
+        "../../envs/onnx.yaml"
+    threads: lambda wildcards: configured(wildcards.archive).settings["threads"]
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    message:
+        "{wildcards.archive}: exporting the published model to {wildcards.format}"
+    shell:
+        "python -m armarium --log {log:q} export-format {wildcards.archive:q} {wildcards.format}"
+
+
+rule report_export:
+    input:
+        unless_kept(layout.export_report("{archive}", "{format}"), layout.further_export_zip("{archive}", "{format}")),
+    output:
+        layout.export_report("{archive}", "{format}"),
+    log:
+        layout.log("{archive}", "report_export_{format}"),
+    wildcard_constraints:
+        format="|".join((*layout.FORMATS, layout.ENSEMBLE)),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} extract {wildcards.archive:q} {input:q} report.json {output:q} --rule report_export"
+
+
+rule publish_format:
+    input:
+        unless_kept(
+            layout.published_format("{archive}", "{format}"),
+            layout.further_export_zip("{archive}", "{format}"),
+            layout.export_report("{archive}", "{format}"),
+        ),
+    output:
+        layout.published_format("{archive}", "{format}"),
+    log:
+        layout.log("{archive}", "publish_format_{format}"),
+    wildcard_constraints:
+        format="|".join(layout.FORMATS),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} publish-format {wildcards.archive:q} {wildcards.format}"

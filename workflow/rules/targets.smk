@@ -136,6 +136,39 @@ def exporting_needs(wildcards):
     return [layout.run_zip(wildcards.archive, wildcards.split), layout.dataset_json(wildcards.archive)]
 
 
+def format_needs(wildcards):
+    return [published_run(wildcards), layout.dataset_json(wildcards.archive)]
+
+
+def to_export_format(wildcards):
+    """Input function: as for other exports, once it is certain that what the format needs is installed."""
+    needed = unless_current("format", format_needs, ("format",))(wildcards)
+    if needed and not USES_CONDA:
+        told(require_packages, [wildcards.format], f"{wildcards.archive}: export.formats")
+    return needed
+
+
+def ensemble_needs(wildcards):
+    told(require_splits, wildcards.archive, splits_of(wildcards.archive))
+    return [*all_runs(wildcards), layout.dataset_json(wildcards.archive)]
+
+
+def ensemble_evaluation_needs(wildcards):
+    archive = wildcards.archive
+    told(require_splits, archive, splits_of(archive))
+    told(require_shared_groups, archive)
+    return [layout.ensemble_ts(archive), *all_runs(wildcards), layout.splits_json(archive), layout.cases_tsv(archive)]
+
+
+def require_shared_groups(archive):
+    """Tell of an archive whose ensemble cannot be scored."""
+    if not configured(archive).shared_groups:
+        raise UserError(
+            f"{archive}: no test group that no split trains on, so an ensemble of all splits cannot be scored; "
+            "name one in test.groups; models/ensemble.ts itself needs none"
+        )
+
+
 def published_needs(wildcards):
     return [
         layout.published_ts(wildcards.archive),
@@ -251,12 +284,13 @@ def predictions(wildcards):
     return [layout.eval_segmentation(archive, c) for c in cases] if len(cases) <= MOST_CASES_LISTED else []
 
 
-def listed_predictions(archive):
+def listed_predictions(archive, of=""):
     """The segmentations that the manifest names."""
     from armarium.manifest import read_manifest
 
-    wanted = layout.eval_segmentation(archive, "*")
-    return [f for f in (f"{archive}/{name}" for name in told(read_manifest, archive).files) if fnmatch(f, wanted)]
+    wanted = layout.eval_segmentation(archive, "*", of)
+    listed = (f"{archive}/{name}" for name in told(read_manifest, archive).files)
+    return [f for f in listed if fnmatch(f, wanted) and f.count("/") == wanted.count("/")]
 
 
 def data_record(archive):
@@ -267,6 +301,71 @@ def data_record(archive):
     if os.path.exists(record) or not os.path.exists(manifest):
         return [record]
     return [record] if os.path.relpath(record, archive) in told(read_manifest, archive).files else []
+
+
+def further_exports(archive):
+    """What was asked for beside TorchScript: by the configuration, or once by name."""
+    held = configured(archive)
+    asked = {*held.formats, *([layout.ENSEMBLE] if held.spec["ensemble"] else [])}
+    return [e for e in (*layout.FORMATS, layout.ENSEMBLE) if e in asked or os.path.exists(further_record(archive, e))]
+
+
+def further_record(archive, what):
+    """The record of the step that made such an export."""
+    return layout.sidecar(archive, f"export_{what}")
+
+
+def further_artifacts(archive):
+    """What belongs to an archive for them, but the models of formats, which may not be able to express the network."""
+    asked = further_exports(archive)
+    found = [f for e in asked for f in (layout.further_export_zip(archive, e), layout.export_report(archive, e))]
+    if layout.ENSEMBLE not in asked:
+        return found
+    held, of = configured(archive), layout.ENSEMBLE
+    if not held.shared_groups:
+        return [*found, layout.ensemble_ts(archive)]
+    dice = layout.eval_dice_tables(archive, of) if held.task == "segmentation" else []
+    scored = [layout.eval_zip(archive, of), layout.eval_metrics_csv(archive, of), *dice]
+    return [*found, layout.ensemble_ts(archive), *scored]
+
+
+def further_models(wildcards):
+    """The published model in the formats that were asked for and can express it."""
+    from armarium.further_exports import could_export
+
+    archive, found = wildcards.archive, []
+    for name in (e for e in further_exports(archive) if e in layout.FORMATS):
+        zipped, model = layout.further_export_zip(archive, name), layout.published_format(archive, name)
+        if not os.path.exists(zipped) and in_manifest(archive, zipped):  # as for predictions
+            found += [model] if in_manifest(archive, model) else []
+            continue
+        checkpoints.export_format.get(archive=archive, format=name)
+        found += [model] if told(could_export, archive, name) else []
+    return found
+
+
+def in_manifest(archive, path):
+    from armarium.manifest import read_manifest
+
+    listed = told(read_manifest, archive).files if os.path.exists(layout.manifest(archive)) else {}
+    return os.path.relpath(path, archive) in listed
+
+
+def ensemble_predictions(wildcards):
+    """What :func:`predictions` is, of the ensemble."""
+    archive, of = wildcards.archive, layout.ENSEMBLE
+    held = configured(archive)
+    if of not in further_exports(archive) or not held.shared_groups or not held.spec["predictions"]:
+        return []
+    if held.task != "segmentation":
+        return [layout.eval_table(archive, held.task, of)]
+    if not os.path.exists(layout.splits_json(archive)) and os.path.exists(layout.manifest(archive)):
+        return listed_predictions(archive, of)
+    from armarium.further_exports import ensemble_cases
+
+    checkpoints.split_data.get(archive=archive)
+    cases = told(ensemble_cases, archive)
+    return [layout.eval_segmentation(archive, c, of) for c in cases] if len(cases) <= MOST_CASES_LISTED else []
 
 
 def artifacts(wildcards):
@@ -295,6 +394,7 @@ def artifacts(wildcards):
         layout.eval_zip(a),
         layout.eval_metrics_csv(a),
         *dice,
+        *further_artifacts(a),
         *(layout.command(a, c) for c in layout.COMMANDS),
         layout.log_config(a),
         *(layout.doc(a, d) for d in layout.DOCS),
@@ -335,6 +435,7 @@ def missing_artifacts(wildcards):
     archive = wildcards.archive
     manifest = layout.manifest(archive)
     if archive not in NOTICED and os.path.exists(manifest):
-        missing = [f for f in [*artifacts(wildcards), *predictions(wildcards)] if not os.path.exists(f)]
+        listed = (artifacts, predictions, ensemble_predictions, further_models)
+        missing = [f for files in listed for f in files(wildcards) if not os.path.exists(f)]
         NOTICED[archive] = [stamp(archive, "lost", manifest)] if missing else []
     return NOTICED.get(archive, [])
