@@ -21,7 +21,8 @@ from armarium.synthesize import synthesize_dataset
 from tiny import REPO, component, configured, recipe, section, write_recipe
 
 PRODUCTS = set(DEPENDS_ON)
-PUBLISHED = {"export", "published evaluation"}
+SCORED = {"published evaluation", "ensemble evaluation"}
+PUBLISHED = {"export", "format", "ensemble", *SCORED}
 UNGROUPED = PRODUCTS - {"evaluation"}
 """Products of an archive without test groups."""
 
@@ -51,7 +52,7 @@ def grouped(**changes) -> dict:
 
 
 def which_of(product: str, group: str, split: str = "0") -> tuple[str, ...]:
-    one = {"splits": (), "evaluation": (group, split), "published evaluation": ()}
+    one = {"splits": (), "evaluation": (group, split), "format": ("onnx",), "ensemble": (), **dict.fromkeys(SCORED, ())}
     return one.get(product, (split,))
 
 
@@ -87,7 +88,7 @@ def test_files_are_written_once_and_hold_what_was_said(folder):
 def test_products_and_splits_have_fingerprints_of_their_own(folder):
     found = configured(folder, section(test={"groups": {"held": {"from": "test"}, "more": {"from": "test"}}}))
     each = {found.fingerprint(p, *which_of(p, g, k)) for p in PRODUCTS for g in ("held", "more") for k in ("0", "1")}
-    assert len(each) == 1 + 2 + 4 + 2 + 1
+    assert len(each) == 1 + 2 + 4 + 2 + 1 + 3
     assert found.fingerprint("training", 1) == found.fingerprint("training", "1")
 
 
@@ -149,18 +150,18 @@ EDITS = {
     "test: a group of other cases": (
         None,
         {"test": {"groups": {"g": {"list": "data/other.json"}}}},
-        {"splits", "published evaluation"},
+        {"splits", *SCORED},
     ),
     "test: a group of the same cases": (None, {"test": {"groups": {"g": {"from": "test"}}}}, {"splits"}),
     "test: a drawn group": (None, {"test": {"groups": {"g": {"count": 2}}}}, PRODUCTS),
     "test: the group of other cases": (
         None,
         {"test": {"groups": {"held": {"list": "data/other.json"}}}},
-        {"splits", "evaluation", "published evaluation"},
+        {"splits", "evaluation", *SCORED},
     ),
     "select: best": (None, {"select": {"best": ["loss"]}}, set()),
     "select: an epoch to keep": (None, {"select": {"epochs": [2]}}, set()),
-    "predictions": (None, {"predictions": False}, {"published evaluation"}),
+    "predictions": (None, {"predictions": False}, SCORED),
     "publish": (None, {"publish": 1}, PUBLISHED),
     "export": (None, {"export": {"tolerance": 0.5}}, PUBLISHED),
     "allow": (None, {"allow": ["a.B"]}, PRODUCTS - {"splits"}),
@@ -341,13 +342,16 @@ def test_a_given_split_that_is_added_changes_no_other(folder):
     first = configured(folder, splits=str(path))
     path.write_text(json.dumps(sides))
     more = configured(folder, splits=str(path))
-    assert differing(first, more, "test") == {"splits"} and more.split_numbers == [0, 1]
+    assert differing(first, more, "test") == {"splits", "ensemble", "ensemble evaluation"} and more.split_numbers == [
+        0,
+        1,
+    ]
     assert first.fingerprint("training", 0) != more.fingerprint("training", 1)
     path.write_text(json.dumps([{**sides[0], "test": ["e"]}]))
     assert differing(first, configured(folder, splits=str(path)), "test") == {
         "splits",
         "evaluation",
-        "published evaluation",
+        *SCORED,
     }
 
 
@@ -376,7 +380,8 @@ def test_test_lists_that_differ_are_groups_of_their_own_splits(folder):
 def test_a_split_with_test_cases_of_its_own_that_is_added_changes_no_other(folder):
     first = given(folder, nested(["c"], ["d"]))
     more = given(folder, nested(["c"], ["d"], ["e"]))
-    assert differing(first, more, "test_0") == {"splits"} and more.groups == ["test_0", "test_1", "test_2"]
+    one_more = {"splits", "ensemble", "ensemble evaluation"}
+    assert differing(first, more, "test_0") == one_more and more.groups == ["test_0", "test_1", "test_2"]
     other = given(folder, nested(["c"], ["e"]))
     assert differing(first, other, "test_0") == {"splits"}, "also the published model is scored on its own split's"
     assert first.fingerprint("evaluation", "test_1", 1) != other.fingerprint("evaluation", "test_1", 1)
@@ -388,7 +393,7 @@ def test_a_split_with_test_cases_of_its_own_that_is_added_changes_no_other(folde
 def test_test_lists_that_come_to_differ_are_tested_anew_and_nothing_else_is_made(folder):
     first, second = given(folder, nested(["c"], ["c"])), given(folder, nested(["c"], ["d"]))
     assert first.groups == ["test"] and second.groups == ["test_0", "test_1"]
-    assert differing(first, second) == {"splits"}
+    assert differing(first, second) == {"splits", "ensemble evaluation"}
     assert first.fingerprint("evaluation", "test", 0) != second.fingerprint("evaluation", "test_0", 0)
 
 
@@ -477,7 +482,7 @@ GROUPS = {"own": {"from": "test"}, "other": {"list": "data/other.json"}}
 
 def concerning(group: str) -> dict[str, set[str]]:
     """What changes, seen from each group, where the cases of one do."""
-    return {g: {"splits", "published evaluation"} | ({"evaluation"} if g == group else set()) for g in GROUPS}
+    return {g: {"splits", *SCORED} | ({"evaluation"} if g == group else set()) for g in GROUPS}
 
 
 @pytest.fixture
@@ -604,3 +609,23 @@ def test_the_mmar_checker_finds_no_fault_in_the_configurations_of_the_examples(n
     ]
     assert len(lines) > 40
     assert [line for line in lines if not line.startswith("ok") and "commands/" not in line] == []
+
+
+# ---- exports on request
+
+
+def test_what_is_exported_on_request_touches_no_other_product(folder):
+    first = configured(folder)
+    more = configured(folder, section(export={"formats": ["onnx", "pt2"]}, ensemble=True))
+    assert differing(first, more) == set() and more.changed == set()
+    assert more.formats == ["onnx", "pt2"] and more.spec["ensemble"]
+
+
+def test_an_ensemble_of_one_split_is_refused(folder):
+    with pytest.raises(UserError, match=r"archives/a: an ensemble is the mean of several splits.*has one split.*kfold"):
+        configured(folder, section(splits={"method": "holdout", "holdout": 2}, ensemble=True))
+
+
+def test_an_unknown_format_is_refused(folder):
+    with pytest.raises(Exception, match=r"formats.*tflite.*onnx.*pt2"):
+        configured(folder, section(export={"formats": ["tflite"]}))
