@@ -361,6 +361,7 @@ EDITS: dict[str, Edit] = {
     f"{ROOT}.select.epochs": section("select", epochs=[2, 3]),
     f"{ROOT}.select.final": section("select", final=False),
     f"{ROOT}.export.tolerance": section("export", tolerance=0.5),
+    f"{ROOT}.export.formats": section("export", formats=["onnx", "pt2"]),
     # the recipe
     "config_train.json.epochs": fewer_epochs,
     "config_train.json.num_interval_per_valid": variable("num_interval_per_valid", 2),
@@ -507,6 +508,7 @@ def other_side(splits: list) -> None:
 
 GIVEN_EDITS: dict[str, Edit] = {
     f"{ROOT}.publish": given_section(publish=1),
+    f"{ROOT}.ensemble": given_section(ensemble=True),
     "the split file in another layout": changed_json("splits.json", lambda splits: None),
     "the split file's names in another order": changed_json("splits.json", lambda splits: splits[0]["train"].reverse()),
     "another split in the split file": changed_json("splits.json", one_more),

@@ -17,8 +17,11 @@ from .tree_edits import BIDS_EDITS, CAPS_EDITS
 
 WORKERS = 2
 RUN, MODEL = "archives/micro/training/split-0/run.zip", "archives/micro/models/model.pt"
-DRAWN_LATER = {"extract_segmentation"}
-"""Rules that Snakemake plans only when it knows the cases of splits that are drawn anew."""
+LATER = {
+    "split_data": {"extract_segmentation", "extract_ensemble_segmentation"},
+    "export_format": {"publish_format"},
+}
+"""Rules that Snakemake plans only when it knows what another one gave: the cases of splits, the formats that can be."""
 
 
 # ---- the table
@@ -70,7 +73,7 @@ def difference(row: Row, planned: set[str] | None, text: str) -> list[str]:
     if planned is None or row.rules is None:
         refused = planned is None and row.rules is None and "armarium: " in text and "Traceback" not in text
         return [] if refused else [f"{row.edit}: planned {planned}, wanted {row.rules}: {text[-1000:]}"]
-    wanted = row.rules - DRAWN_LATER if "split_data" in row.rules else row.rules
+    wanted = row.rules.difference(*(later for rule, later in LATER.items() if rule in row.rules))
     more, less = sorted(planned - wanted), sorted(wanted - planned)
     assert row.trains == ("train_split" in row.rules), row.edit
     return [f"{row.edit}: planned too {more}, did not plan {less}"] if more or less else []

@@ -142,3 +142,13 @@ def test_a_split_that_is_added_with_test_cases_of_its_own_is_tested_and_no_other
     assert not {"evaluate_published", "publish_weights", "publish_torchscript"} & planned.keys()
     [tests] = [line for line in copy.snakemake("-n").stdout.splitlines() if "testing split" in line]
     assert tests.endswith("testing split 2 on group test_2")
+
+
+def test_an_ensemble_of_splits_that_test_each_others_cases_is_made_but_never_scored(nested, tmp_path):
+    copy = Project.copy_of(nested, tmp_path / "project")
+    assert copy.ran("archives/micro/models/ensemble.ts") == {"export_ensemble": 1, "publish_ensemble": 1}
+    scored = copy.snakemake("archives/micro/eval/ensemble/metrics.csv", ok=False)
+    assert scored.returncode != 0
+    assert "archives/micro: no test group that no split trains on, so an ensemble" in scored.stderr
+    assert copy.ran() == {"report_export": 1, "write_manifest": 1}
+    assert not (copy.archive / "eval/ensemble").exists() and copy.planned() == {}
