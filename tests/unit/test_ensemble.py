@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from armarium import ensemble
+from armarium import ensemble, further_exports
 from armarium.ensemble import SAYS, averaged, export_ensemble
 from armarium.errors import UserError
 from armarium.formats import REPORT
@@ -165,3 +165,17 @@ def test_nobody_whom_any_split_saw_is_scored():
         "cases": {name: {"participant_id": person} for name, person in people.items()},
     }
     assert cases_unseen(splits) == ["d"], "c is validated on, again is a person who trains, own is one split's alone"
+
+
+# ---- it is code
+
+
+def test_an_ensemble_that_is_not_what_the_weights_give_is_not_run_unless_it_is_trusted(tmp_path):
+    path, cache = tmp_path / "ensemble.ts", str(tmp_path / "cache")
+    path.write_bytes(b"of a stranger")
+    with pytest.raises(UserError, match=r"ensemble.ts: TorchScript is code.*not what is exported here"):
+        further_exports.bytes_to_run(str(path), cache, False, lambda: b"what the weights give")
+    assert further_exports.bytes_to_run(str(path), cache, True, lambda: b"") == b"of a stranger"
+    path.write_bytes(b"what the weights give")
+    for again in (b"what the weights give", b"never asked again"):
+        assert further_exports.bytes_to_run(str(path), cache, False, lambda again=again: again)

@@ -164,12 +164,14 @@ def size_step(network: torch.nn.Module, shape: list[int], divisor: Sequence[int]
         output = network(image)
         same_grid = output.shape[2:] == image.shape[2:]
         factor = 1
-        while factor * max(divisor) <= LARGEST_STEP:
+        while factor == 1 or factor * max(divisor) <= LARGEST_STEP:
             step = [factor * k for k in divisor]
             larger = [n + k for n, k in zip(shape[2:], step, strict=True)]
             try:
                 output = network(torch.zeros([*shape[:2], *larger]))
-            except Exception:  # whatever a network thinks of a grid that it was not made for
+            except Exception as error:  # whatever a network thinks of a grid that it was not made for
+                if in_words(error) is not None:
+                    raise
                 output = None
             if output is not None and (not same_grid or list(output.shape[2:]) == larger):
                 return step

@@ -149,7 +149,7 @@ def evaluate_ensemble(archive: str, device: str, cache_dir: str, trusted: bool) 
         cases = cases_of(archive, ensemble_cases(archive))
         members = evaluate_torchscript(
             recipe_of(archive),
-            _trusted(layout.ensemble_ts(archive), cache_dir, trusted, lambda: _ensemble(archive)[ENSEMBLE_TS]),
+            bytes_to_run(layout.ensemble_ts(archive), cache_dir, trusted, lambda: _ensemble(archive)[ENSEMBLE_TS]),
             cases,
             class_names(archive),
             data_root_of(archive),
@@ -165,7 +165,7 @@ def evaluate_ensemble(archive: str, device: str, cache_dir: str, trusted: bool) 
         write_zip(output, {INFO: json_text(says), **members})
 
 
-def _trusted(path: str, cache_dir: str, trusted: bool, again: Callable[[], bytes]) -> bytes:
+def bytes_to_run(path: str, cache_dir: str, trusted: bool, again: Callable[[], bytes]) -> bytes:
     """The file's bytes, once it is known that they were exported here, or are what the weights give.
 
     Raises

@@ -114,7 +114,9 @@ def _eval_table(archive: str, name: str, of: str) -> list[dict[str, str]]:
     try:
         return read_tsv(zip_member(path, name).decode(errors="replace"), f"{path}: {name}")
     except FileNotFoundError:
-        raise UserError(f"{path}: file not found; evaluate {'the ' + of if of else 'the published model'} first") from None
+        raise UserError(
+            f"{path}: file not found; evaluate {'the ' + of if of else 'the published model'} first"
+        ) from None
 
 
 def _number(cell: str | None) -> float:
