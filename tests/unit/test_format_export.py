@@ -14,7 +14,7 @@ import pytest
 import torch
 from armarium import formats, layout
 from armarium.errors import UserError
-from armarium.format_export import Inputs, exported, in_a_line
+from armarium.format_export import Inputs, exported, in_a_line, size_step
 from armarium.formats import REPORT, require_packages
 from armarium.network import build_network
 from tiny import REPO, settings
@@ -111,6 +111,22 @@ def test_a_network_that_takes_one_size_keeps_that_and_any_batch(format):
     assert report["inputs"]["image"] == {"shape": ["batch", 1, 16, 16], "dtype": "float32", "sizes": {}}
     x = torch.randn(5, 1, 16, 16)
     numpy.testing.assert_allclose(runner(data, format)(x), network(x).detach().numpy(), atol=1e-5)
+
+
+def test_a_network_of_patches_is_not_taken_for_one_of_any_size():
+    """A voxel more is no patch more."""
+
+    class Patches(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = torch.nn.Conv2d(1, 2, 8, stride=8)
+            self.positions = torch.nn.Parameter(torch.zeros(1, 2, 2, 2))
+
+        def forward(self, x):
+            return (self.embed(x) + self.positions).flatten(2).mean(2)
+
+    assert size_step(Patches(), SHAPE, [1, 1]) == []
+    assert size_step(torch.nn.Conv2d(1, 1, 3, padding=1), SHAPE, [1, 1]) == [1, 1]
 
 
 @FORMATS

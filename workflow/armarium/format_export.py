@@ -69,6 +69,12 @@ class Inputs:
         steps = self.step or [0] * len(self.shape[2:])
         return [3, self.shape[1], *(n + k for n, k in zip(self.shape[2:], steps, strict=True))]
 
+    def larger(self) -> list[list[int]]:
+        """Shapes of other grids: a step larger, and so much along one axis that also patches and poolings are more."""
+        first, *others = self.shape[2:]
+        doubled = first + self.step[0] * -(-first // self.step[0])
+        return [[*self.shape[:2], *self.another()[2:]], [*self.shape[:2], doubled, *others]]
+
     def coarser(self) -> Iterator[Inputs]:
         """The same with wider and wider steps, this one first: a format may fix a padding that eager chooses by size."""
         factor = 1
@@ -159,24 +165,22 @@ def size_step(network: torch.nn.Module, shape: list[int], divisor: Sequence[int]
 
     Empty where it takes no other grid than ``shape``'s.
     """
-    image = torch.zeros(shape)
     with torch.no_grad():
-        output = network(image)
-        same_grid = output.shape[2:] == image.shape[2:]
-        factor = 1
-        while factor == 1 or factor * max(divisor) <= LARGEST_STEP:
-            step = [factor * k for k in divisor]
-            larger = [n + k for n, k in zip(shape[2:], step, strict=True)]
-            try:
-                output = network(torch.zeros([*shape[:2], *larger]))
-            except Exception as error:  # whatever a network thinks of a grid that it was not made for
-                if in_words(error) is not None:
-                    raise
-                output = None
-            if output is not None and (not same_grid or list(output.shape[2:]) == larger):
-                return step
-            factor *= 2
+        same_grid = network(torch.zeros(shape)).shape[2:] == torch.Size(shape[2:])
+        for tried in Inputs(shape, list(divisor)).coarser():
+            if all(_takes(network, larger, same_grid) for larger in tried.larger()):
+                return tried.step
     return []
+
+
+def _takes(network: torch.nn.Module, shape: list[int], same_grid: bool) -> bool:
+    try:
+        output = network(torch.zeros(shape))
+    except Exception as error:  # whatever a network thinks of a grid that it was not made for
+        if in_words(error) is not None:
+            raise
+        return False
+    return not same_grid or list(output.shape[2:]) == shape[2:]
 
 
 def compared(
