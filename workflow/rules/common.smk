@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 import time
-from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 

@@ -288,9 +288,8 @@ def listed_predictions(archive, of=""):
     """The segmentations that the manifest names."""
     from armarium.manifest import read_manifest
 
-    wanted = layout.eval_segmentation(archive, "*", of)
     listed = (f"{archive}/{name}" for name in told(read_manifest, archive).files)
-    return [f for f in listed if fnmatch(f, wanted) and f.count("/") == wanted.count("/")]
+    return [f for f in listed if f == layout.eval_segmentation(archive, os.path.basename(os.path.dirname(f)), of)]
 
 
 def data_record(archive):
