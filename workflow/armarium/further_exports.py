@@ -6,7 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import layout
-from .configure import fingerprint_on_disk, published_checkpoint, read_effective, require_splits, split_numbers
+from .configure import (
+    evaluation_settings_of,
+    fingerprint_on_disk,
+    published_checkpoint,
+    read_effective,
+    require_splits,
+    split_numbers,
+)
 from .errors import UserError
 from .files import json_text, memory_bytes, parse_json, read_bytes
 from .formats import REPORT, model_member, require_packages
@@ -148,7 +155,7 @@ def evaluate_ensemble(archive: str, device: str, cache_dir: str, trusted: bool) 
 
         cases = cases_of(archive, ensemble_cases(archive))
         members = evaluate_torchscript(
-            recipe_of(archive),
+            evaluation_settings_of(archive, recipe_of(archive)),
             bytes_to_run(layout.ensemble_ts(archive), cache_dir, trusted, lambda: _ensemble(archive)[ENSEMBLE_TS]),
             cases,
             class_names(archive),
