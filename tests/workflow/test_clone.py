@@ -186,6 +186,7 @@ def test_a_killed_fine_tuning_goes_on_to_the_same_bytes(built, tmp_path, monkeyp
     undisturbed, killed = projects
     undisturbed.snakemake("--", f"archives/b/{run}")
     (killed.archive / run).unlink()
+    killed.snakemake("--", "archives/b/architecture.log")  # as the first of what comes before training
     running = start(killed, "--", f"archives/b/{run}")
     os.kill(trainer_of(killed), signal.SIGKILL)
     assert running.wait(60) != 0

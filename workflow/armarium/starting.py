@@ -257,13 +257,18 @@ def begin(training: SplitTraining) -> int:
         return 0
     parent, path = start
     layers = _layers(training, parent, path, give=True)
+    if training.team.is_first:
+        _tell(training, parent, layers)
+    return _go_on(training, parent, path) if parent.mode == CONTINUE else 0
+
+
+def _tell(training: SplitTraining, parent: Parent, layers: Sequence[Layer]) -> None:
     print(f"split {training.split}: {_told(parent, layers)}", file=sys.stderr)
     for layer in layers:
         if layer.what != TAKEN:
             print(
                 f"  {layer.what}: {layer.name}, {_size(layer.parent)} there, {_size(layer.here)} here", file=sys.stderr
             )
-    return _go_on(training, parent, path) if parent.mode == CONTINUE else 0
 
 
 def starting_members(training: SplitTraining) -> dict[str, str]:
