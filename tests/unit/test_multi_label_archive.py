@@ -9,9 +9,10 @@ from pathlib import Path
 import nibabel
 import numpy
 import pytest
-from armarium import Archive, layout, maps, mmar, steps
+from armarium import layout, maps, mmar, steps
 from armarium.bundle import write_bundle_config
 from armarium.model_card import write_doc
+from armarium.predicting import Predictor, load_predictor
 from armarium.tables import read_tsv
 from armarium.zips import zip_member
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
@@ -57,6 +58,10 @@ def made(folder: Path, recipe: dict, write, section: dict) -> str:
     return archive
 
 
+def predictor(archive: str) -> Predictor:
+    return load_predictor(archive, layout.published_model(archive), True, "cpu", [])
+
+
 def evaluated(archive: str, name: str) -> list[dict[str, str]]:
     return read_tsv(zip_member(layout.eval_zip(archive), name).decode())
 
@@ -95,7 +100,7 @@ def test_findings_are_learnt_and_scored_by_class(tmp_path):
     assert parity["max_abs_difference"] <= parity["tolerance"]
     first = rows[0]
     images = [tmp_path / f"data/images/{first['case']}_{c}.nii.gz" for c in range(2)]
-    predicted = Archive(archive).predict(images)
+    predicted = predictor(archive)(images)
     assert predicted == pytest.approx({n: float(first[f"probability_{n}"]) for n in FINDINGS}, abs=1e-6)
     card = Path(layout.doc(archive, "README.md")).read_text()
     assert "classes, which may occur together: 0 effusion, 1 nodule, 2 opacity; of 52 cases" in card
@@ -115,7 +120,7 @@ def test_overlapping_regions_are_learnt_and_scored_by_region(tmp_path):
         values = numpy.asarray(saved.dataobj)
         assert values.shape == (*image.shape, 3) and numpy.array_equal(saved.affine, image.affine)
         assert numpy.array_equal(
-            numpy.asarray(Archive(archive).predict(tmp_path / f"data/images/{case}.nii.gz").dataobj), values
+            numpy.asarray(predictor(archive)(tmp_path / f"data/images/{case}.nii.gz").dataobj), values
         )
         for i, (name, inside) in enumerate(REGIONS.items()):
             truth, found = numpy.isin(label, inside), values[..., i] == 1
