@@ -622,8 +622,8 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
     spec, files = _listed_files(archive, section, given) if section else _held_files(archive, given)
     index = HashIndex(Path(given.cache_dir, "hashes.sqlite"))
     start = start_in_configuration(archive, index)
-    files = _with_derived(archive, files, spec, given, bool(start))
     settings = _settings(archive, files, "config_train.json")
+    files = _with_derived(archive, files, spec, given, bool(start))
     trained_by = FINETUNE if start else "config_train.json"
     if start:
         settings = {**_settings(archive, files, FINETUNE), "start": start}
