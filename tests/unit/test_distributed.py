@@ -22,7 +22,7 @@ from armarium.distributed import ALONE, Batches, Team
 from armarium.errors import UserError
 from armarium.export import deterministic_bytes
 from armarium.network import build_network
-from armarium.run import Workspace
+from armarium.run import ReadWorkspace, Workspace
 from armarium.tables import read_tsv
 from armarium.torchrun import compute
 from tiny import CLASSES, REPO, component, recipe, settings, squares, training_of
@@ -128,6 +128,17 @@ def test_shares_come_together_in_the_order_of_the_whole():
 
 
 # ---- training
+
+
+def test_the_others_write_nothing(tmp_path):
+    workspace = ReadWorkspace(str(tmp_path), "0", "f")
+    workspace.start_afresh()
+    workspace.note_epoch(1, "trained")
+    workspace.keep_checkpoint(1, {})
+    workspace.keep_file(1, b"weights of a parent")
+    workspace.save_state({})
+    workspace.drop_checkpoints_but(set())
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_handler_is_attached_in_the_process_of_its_rank(data, tmp_path):

@@ -296,6 +296,9 @@ class ReadWorkspace(Workspace):
     def keep_checkpoint(self, epoch: int, weights: dict) -> None:
         pass
 
+    def keep_file(self, epoch: int, data: bytes) -> None:
+        pass
+
     def drop_checkpoints_but(self, epochs: set[int]) -> None:
         pass
 
