@@ -345,11 +345,13 @@ def test_the_cause_is_told_and_not_what_followed_from_it(tmp_path):
         outcome(tmp_path / "c", {0: -15, 1: -15}),
         outcome(tmp_path / "d", {0: 1, 1: 1}, **{"1_bug": "KeyError", "0_bug": "Connection closed"}),
         outcome(tmp_path / "e", {1: 3}),
+        outcome(tmp_path / "f", {0: 1, 1: -15}, **{"0_bug": "KeyError"}),
     ]
     words = [str(error) for error in told]
     assert words[0].startswith("process 1 of 0 to 1 was ended by SIGKILL") and words[1] == "no such case"
     assert "ended by SIGTERM" in words[2] and words[3] == "KeyError" and words[4] == "process 1 ended with status 3"
-    assert [type(e) for e in told] == [UserError, UserError, UserError, RuntimeError, RuntimeError]
+    assert words[5] == "KeyError", "a bug, and not that the agent ended the others for it"
+    assert [type(e) for e in told] == [UserError, UserError, UserError, RuntimeError, RuntimeError, RuntimeError]
 
 
 # ---- devices
