@@ -22,7 +22,7 @@ from armarium.distributed import ALONE, Batches, Team
 from armarium.errors import UserError
 from armarium.export import deterministic_bytes
 from armarium.network import build_network
-from armarium.run import Workspace
+from armarium.run import ReadWorkspace, Workspace
 from armarium.tables import read_tsv
 from armarium.torchrun import compute
 from tiny import CLASSES, REPO, component, recipe, settings, squares, training_of
@@ -128,6 +128,17 @@ def test_shares_come_together_in_the_order_of_the_whole():
 
 
 # ---- training
+
+
+def test_the_others_write_nothing(tmp_path):
+    workspace = ReadWorkspace(str(tmp_path), "0", "f")
+    workspace.start_afresh()
+    workspace.note_epoch(1, "trained")
+    workspace.keep_checkpoint(1, {})
+    workspace.keep_file(1, b"weights of a parent")
+    workspace.save_state({})
+    workspace.drop_checkpoints_but(set())
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_handler_is_attached_in_the_process_of_its_rank(data, tmp_path):
@@ -334,11 +345,13 @@ def test_the_cause_is_told_and_not_what_followed_from_it(tmp_path):
         outcome(tmp_path / "c", {0: -15, 1: -15}),
         outcome(tmp_path / "d", {0: 1, 1: 1}, **{"1_bug": "KeyError", "0_bug": "Connection closed"}),
         outcome(tmp_path / "e", {1: 3}),
+        outcome(tmp_path / "f", {0: 1, 1: -15}, **{"0_bug": "KeyError"}),
     ]
     words = [str(error) for error in told]
     assert words[0].startswith("process 1 of 0 to 1 was ended by SIGKILL") and words[1] == "no such case"
     assert "ended by SIGTERM" in words[2] and words[3] == "KeyError" and words[4] == "process 1 ended with status 3"
-    assert [type(e) for e in told] == [UserError, UserError, UserError, RuntimeError, RuntimeError]
+    assert words[5] == "KeyError", "a bug, and not that the agent ended the others for it"
+    assert [type(e) for e in told] == [UserError, UserError, UserError, RuntimeError, RuntimeError, RuntimeError]
 
 
 # ---- devices

@@ -158,14 +158,14 @@ def _in_words(folder: Path, processes: int, ended: dict[int, int]) -> Exception:
     if said := _first(folder, "said"):
         return UserError(said.read_text(encoding="utf-8"))
     killed = {rank: -status for rank, status in ended.items() if status < 0}
-    if killed:
+    if set(killed.values()) - {signal.SIGTERM} or len(killed) == len(ended):
         rank = min(killed, key=lambda r: (killed[r] == signal.SIGTERM, r))
         return UserError(
             f"process {rank} of 0 to {processes - 1} was ended by {signal.Signals(killed[rank]).name}, and the others with it (if nobody did "
             "that, the machine was out of memory: lower batch_size, or give the job more); run the same command again: "
             "nothing is half-written, and a training goes on after its last saved epoch"
         )
-    rank, status = min(ended.items())
+    rank, status = min((rank, status) for rank, status in ended.items() if status > 0)
     told = _first(folder, "bug")
     return RuntimeError(told.read_text(encoding="utf-8") if told else f"process {rank} ended with status {status}")
 
