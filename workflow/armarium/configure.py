@@ -550,7 +550,7 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
     chosen = _check_selection(spec, settings, archive)
     others = [name for name in layout.MMAR_CONFIGS[1:] if name not in spec["own"]]
     derived = derived_configs(files["config_train.json"], spec["dataset"]["task"])
-    files = {**files, **{name: derived[name] for name in others}}
+    files = {**derived, **files, **{name: derived[name] for name in others}}
     spec = {k: v for k, v in spec.items() if v or k not in ("translated", "own")}
     data_root = files["environment.json"]["DATA_ROOT"]
     given_splits = files.get("splits.json") if spec["splits"]["method"] == "file" else None
