@@ -555,7 +555,8 @@ def _with_derived(archive: str, files: dict[str, dict], spec: dict, given: Globa
     """
     parent = read_parent(archive) if starts else None
     derived = derived_configs(files["config_train.json"], spec["dataset"]["task"], parent)
-    found = {**files, **{name: derived[name] for name in layout.MMAR_CONFIGS[1:] if name not in spec["own"]}}
+    following = {name: derived[name] for name in layout.MMAR_CONFIGS[1:] if name not in spec["own"]}
+    found = {**derived, **files, **following}
     if starts and FINETUNE in spec["own"]:
         found[FINETUNE], _ = recipe.override(found[FINETUNE], found["environment.json"], given.changes)
     return found
