@@ -26,7 +26,7 @@ WRITERS = {
     "side-data": ("maps", "write_side_data"),
     "group-data": ("maps", "write_group_data"),
     "summary": ("maps", "write_summary_log"),
-    "command": ("mmar", "write_command"),
+    "command": ("commands", "write_command"),
     "log-config": ("mmar", "write_log_config"),
     "doc": ("model_card", "write_doc"),
     "licence": ("model_card", "write_licence"),

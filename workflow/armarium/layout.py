@@ -19,7 +19,18 @@ MMAR_CONFIGS = (
     "config_validation.json",
     "config_validation_ckpt.json",
 )
-COMMANDS = ("set_env.sh", "train.sh", "infer.sh", "validate.sh", "validate_ckpt.sh", "export.sh")
+COMMANDS = (
+    "set_env.sh",
+    "train.sh",
+    "train_multi_gpu.sh",
+    "finetune.sh",
+    "infer.sh",
+    "validate.sh",
+    "validate_ckpt.sh",
+    "validate_multi_gpu.sh",
+    "validate_multi_gpu_ckpt.sh",
+    "export.sh",
+)
 BUNDLE_CONFIGS = ("metadata.json", "train.json", "evaluate.json", "inference.json", "logging.conf")
 DOCS = ("README.md", "license.txt", "data_license.txt")
 ENVIRONMENT = ("environment.txt", "host.json")

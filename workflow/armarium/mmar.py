@@ -1,103 +1,22 @@
-"""The MMAR face: commands, the log configuration, the reports in eval/. No torch.
+"""The MMAR face: the log configuration and the reports in eval/, as Clara Train 4 lays them out. No torch.
 
-NVIDIA Clara Train 4's layout and argument style; the programs behind the commands are ``armarium.apps``,
-which ask Snakemake for the archive's own files. Writers return the paths they wrote.
+Writers return the paths they wrote.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from collections.abc import Sequence
 
 from . import layout
 from .bundle import LOGGING_CONF
-from .bundle_metadata import input_shape
 from .configure import read_effective
 from .errors import UserError
 from .files import write_text
-from .model_card import write_doc, write_licence
 from .split_files import read_splits
 from .tables import read_tsv, tsv
 from .zips import zip_member
-
-__all__ = [
-    "COMMANDS",
-    "write_command",
-    "write_doc",
-    "write_eval_dice_tables",
-    "write_eval_metrics",
-    "write_licence",
-    "write_log_config",
-]
-
-SET_ENV = """\
-#!/usr/bin/env bash
-# Where this archive is, and where the workflow's package is when ARMARIUM_HOME names a checkout.
-export MMAR_ROOT="$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)"
-if [ -n "${ARMARIUM_HOME:-}" ]; then
-    export PYTHONPATH="$ARMARIUM_HOME/workflow${PYTHONPATH:+:$PYTHONPATH}"
-fi
-"""
-
-COMMAND = """\
-#!/usr/bin/env bash
-set -euo pipefail
-source "$(dirname "$(readlink -f "${{BASH_SOURCE[0]}}")")/set_env.sh"
-
-CONFIG_FILE=config/{config}
-ENVIRONMENT_FILE=config/environment.json
-additional_options="$*"
-
-python3 -u -m armarium.apps.{app} \\
-    -m "$MMAR_ROOT" \\
-    -c $CONFIG_FILE \\
-    -e $ENVIRONMENT_FILE \\
-{arguments}    --set \\
-    print_conf=True \\
-    ${{additional_options}}
-"""
-
-APPS = {
-    "train.sh": ("train", "config_train.json", "    --write_train_stats \\\n"),
-    "infer.sh": ("evaluate", "config_inference.json", ""),
-    "validate.sh": ("evaluate", "config_validation.json", ""),
-    "validate_ckpt.sh": ("evaluate", "config_validation_ckpt.json", ""),
-    "export.sh": (
-        "export",
-        "config_train.json",
-        '    --model_path "$MMAR_ROOT/{pt}" \\\n    --output_path "$MMAR_ROOT/{ts}" \\\n    --input_shape "{shape}" \\\n',
-    ),
-}
-COMMANDS = ("set_env.sh", *APPS)
-"""The commands that can be written; each runs what it says."""
-
-# ---- commands
-
-
-def write_command(archive: str, name: str) -> list[str]:
-    """Write one of ``COMMANDS``, executable.
-
-    Raises
-    ------
-    UserError
-        For a command that does not exist.
-    """
-    if name not in COMMANDS:
-        raise UserError(f"commands/{name}: no such command; wanted one of {', '.join(COMMANDS)}")
-    path = layout.command(archive, name)
-    write_text(path, SET_ENV if name == "set_env.sh" else _command(archive, name))
-    os.chmod(path, 0o755)
-    return [path]
-
-
-def _command(archive: str, name: str) -> str:
-    app, config, arguments = APPS[name]
-    if "{shape}" in arguments:
-        pt, ts = (f("").removeprefix("/") for f in (layout.published_model, layout.published_ts))
-        arguments = arguments.format(pt=pt, ts=ts, shape=input_shape(archive))
-    return COMMAND.format(app=app, config=config, arguments=arguments)
 
 
 def write_log_config(archive: str) -> list[str]:
