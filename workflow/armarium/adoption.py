@@ -143,6 +143,7 @@ def is_fingerprinted(archive: str, path: str) -> bool:
         layout.exports_zip(archive, "*"),
         layout.evaluation_zip(archive, "*", "*"),
         layout.eval_zip(archive),
+        layout.eval_zip(archive, layout.CKPT),
     )
     return any(fnmatch(f"{archive}/{path}", pattern) for pattern in patterns)
 

@@ -11,7 +11,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from typing import Any
 
 from . import layout
@@ -137,7 +136,8 @@ def other_origins(evidence: Evidence) -> Iterator[Finding]:
         yield from _origin(evidence, layout.exports_zip(archive, k), "export", k, run=run, of=exported)
         yield from _tested(evidence, k, tested_on(k, groups, own), chosen)
     run = layout.run_zip(archive, publish)
-    yield from _origin(evidence, layout.eval_zip(archive), "published evaluation", run=run, of=[best])
+    for by, product in (("", "published evaluation"), (layout.CKPT, "checkpoint evaluation")):
+        yield from _origin(evidence, layout.eval_zip(archive, by), product, run=run, of=[best])
 
 
 def _selected(
@@ -251,7 +251,8 @@ def _taken_from(evidence: Evidence) -> dict[str, dict[str, str]]:
                 continue
     taken[layout.exports_zip(archive, publish)][layout.published_ts(archive)] = f"{published}.ts"
     for name in evidence.found.files:
-        if fnmatch(f"/{name}", layout.eval_segmentation("", "*")):
-            case = os.path.basename(os.path.dirname(name))
-            taken[layout.eval_zip(archive)][f"{archive}/{name}"] = f"predictions/{case}.nii.gz"
+        case = os.path.basename(os.path.dirname(name))
+        for by in ("", layout.CKPT):
+            if f"/{name}" == layout.eval_segmentation("", case, by):
+                taken[layout.eval_zip(archive, by)][f"{archive}/{name}"] = f"predictions/{case}.nii.gz"
     return taken

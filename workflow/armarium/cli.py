@@ -214,6 +214,16 @@ def evaluate_published(archive: str, device: str, cache: str, trusted: bool) -> 
 
 @cli.command()
 @archive
+@device
+@cache
+def evaluate_checkpoint(archive: str, device: str, cache: str) -> None:
+    """Score the published checkpoint and keep its predictions."""
+    require_address_space()
+    import_module(".checkpoint_evaluation", __package__).evaluate_checkpoint(archive, device, cache)
+
+
+@cli.command()
+@archive
 @split
 @click.argument("checkpoints", nargs=-1, required=True)
 @cache

@@ -115,6 +115,7 @@ DEPENDS_ON = {
     "evaluation": ("data", "split", "train", "test", "files"),
     "export": ("data", "split", "train", "test", "export", "publish", "files"),
     "published evaluation": ("data", "split", "train", "test", "predict", "export", "publish", "files"),
+    "checkpoint evaluation": ("data", "split", "train", "test", "predict", "publish", "files"),
 }
 """The parts of the effective configuration of which something decides each costly product.
 
@@ -182,10 +183,22 @@ def _published_groups(effective: dict[str, str]) -> list[str]:
 
 
 def _published_evaluation(effective: dict[str, str], *_: str) -> list[str]:
-    split = str(json.loads(effective["publish"])["publish"])
+    return [*_exported_by(effective, _published_split(effective)), *_scored_by(effective)]
+
+
+def _checkpoint_evaluation(effective: dict[str, str], *_: str) -> list[str]:
+    split = _published_split(effective)
+    return [split, *_trained_by(effective, split), *_scored_by(effective)]
+
+
+def _published_split(effective: dict[str, str]) -> str:
+    return str(json.loads(effective["publish"])["publish"])
+
+
+def _scored_by(effective: dict[str, str]) -> list[str]:
+    """What decides on which cases the published model is scored, and what of it is kept."""
     tested = _groups_by_definition(effective, _published_groups(effective))
-    differences = _differences(effective["files"], _lists(tested))
-    return [*_exported_by(effective, split), effective["predict"], json_text(tested), differences]
+    return [effective["predict"], json_text(tested), _differences(effective["files"], _lists(tested))]
 
 
 _DECIDED_BY = {
@@ -194,6 +207,7 @@ _DECIDED_BY = {
     "evaluation": _evaluation,
     "export": _export,
     "published evaluation": _published_evaluation,
+    "checkpoint evaluation": _checkpoint_evaluation,
 }
 
 

@@ -349,38 +349,42 @@ def train_stats(a: str) -> str:
     return f"{a}/models/train_stats.json"
 
 
-def eval_zip(a: str) -> str:
-    """The published TorchScript on the cases it may be scored on; per-case files are cut from it."""
-    return f"{a}/eval/evaluation.zip"
+CKPT = "ckpt/"
+"""Of an evaluation: that of the published checkpoint. "" is that of the published TorchScript."""
 
 
-def eval_metrics_csv(a: str) -> str:
-    return f"{a}/eval/metrics.csv"
+def eval_zip(a: str, by: str = "") -> str:
+    """The published model on the cases it may be scored on; per-case files are cut from it."""
+    return f"{a}/eval/{by}evaluation.zip"
 
 
-def eval_dice_tables(a: str) -> list[str]:
-    return [f"{a}/eval/val_mean_dice_raw.csv", f"{a}/eval/val_mean_dice_summary.csv"]
+def eval_metrics_csv(a: str, by: str = "") -> str:
+    return f"{a}/eval/{by}metrics.csv"
 
 
-def eval_case_dir(a: str, case: str) -> str:
-    return f"{a}/eval/{case}"
+def eval_dice_tables(a: str, by: str = "") -> list[str]:
+    return [f"{a}/eval/{by}val_mean_dice_raw.csv", f"{a}/eval/{by}val_mean_dice_summary.csv"]
 
 
-def eval_segmentation(a: str, case: str) -> str:
-    return f"{eval_case_dir(a, case)}/{case}_seg.nii.gz"
+def eval_case_dir(a: str, case: str, by: str = "") -> str:
+    return f"{a}/eval/{by}{case}"
 
 
-def eval_probabilities(a: str) -> str:
-    return f"{a}/eval/probabilities.tsv"
+def eval_segmentation(a: str, case: str, by: str = "") -> str:
+    return f"{eval_case_dir(a, case, by)}/{case}_seg.nii.gz"
 
 
-def eval_predictions(a: str) -> str:
-    return f"{a}/eval/predictions.tsv"
+def eval_probabilities(a: str, by: str = "") -> str:
+    return f"{a}/eval/{by}probabilities.tsv"
 
 
-def eval_table(a: str, task: str) -> str:
+def eval_predictions(a: str, by: str = "") -> str:
+    return f"{a}/eval/{by}predictions.tsv"
+
+
+def eval_table(a: str, task: str, by: str = "") -> str:
     """The predictions of a task whose predictions are no images."""
-    return {"classification": eval_probabilities, "regression": eval_predictions}[task](a)
+    return {"classification": eval_probabilities, "regression": eval_predictions}[task](a, by)
 
 
 # ---- what ClinicaDL adds to an archive that it works in

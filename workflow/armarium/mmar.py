@@ -28,8 +28,8 @@ def write_log_config(archive: str) -> list[str]:
 # ---- eval/: reports as MONAI's MetricsSaver writes them
 
 
-def _eval_table(archive: str, name: str) -> list[dict[str, str]]:
-    path = layout.eval_zip(archive)
+def _eval_table(archive: str, by: str, name: str) -> list[dict[str, str]]:
+    path = layout.eval_zip(archive, by)
     try:
         return read_tsv(zip_member(path, name).decode(errors="replace"), f"{path}: {name}")
     except FileNotFoundError:
@@ -45,12 +45,12 @@ def _cell(value: float) -> str:
     return repr(value)
 
 
-def write_eval_metrics(archive: str) -> list[str]:
+def write_eval_metrics(archive: str, by: str = "") -> list[str]:
     """``eval/metrics.csv``: ``name,value`` for each metric of the published model; no header, as MMAR's."""
-    row = _eval_table(archive, "aggregated.tsv")[0]
+    row = _eval_table(archive, by, "aggregated.tsv")[0]
     text = "".join(f"{name},{_cell(_number(value))}\n" for name, value in row.items())
-    write_text(layout.eval_metrics_csv(archive), text)
-    return [layout.eval_metrics_csv(archive)]
+    write_text(layout.eval_metrics_csv(archive, by), text)
+    return [layout.eval_metrics_csv(archive, by)]
 
 
 def _key_metric(archive: str) -> str:
@@ -62,11 +62,13 @@ def _image_names(archive: str) -> dict[tuple[str, str], str]:
     return {(c["participant_id"], c["session_id"]): c["image"][0] for c in cases.values()}
 
 
-def _values_by_image(archive: str, metric: str) -> tuple[list[str], dict[str, dict[str, float]]]:
+def _values_by_image(archive: str, by: str, metric: str) -> tuple[list[str], dict[str, dict[str, float]]]:
     """The class names in order, and each image's value of each class."""
-    rows, images = _eval_table(archive, "class_details.tsv"), _image_names(archive)
+    rows, images = _eval_table(archive, by, "class_details.tsv"), _image_names(archive)
     if not rows or metric not in rows[0]:
-        raise UserError(f"{layout.eval_zip(archive)}: no {metric} per class; these tables need a key metric per case")
+        raise UserError(
+            f"{layout.eval_zip(archive, by)}: no {metric} per class; these tables need a key metric per case"
+        )
     values: dict[str, dict[str, float]] = {}
     for row in rows:
         image = images[row["participant_id"], row["session_id"]]
@@ -74,14 +76,14 @@ def _values_by_image(archive: str, metric: str) -> tuple[list[str], dict[str, di
     return list(dict.fromkeys(r["name"] for r in rows)), values
 
 
-def write_eval_dice_tables(archive: str) -> list[str]:
+def write_eval_dice_tables(archive: str, by: str = "") -> list[str]:
     """``eval/val_mean_dice_raw.csv`` and ``_summary.csv``: the key metric by image and class.
 
     Percentiles are linearly interpolated; ``std`` is that of the population; undefined values are counted
     and left out.
     """
-    raw, summary = layout.eval_dice_tables(archive)
-    classes, values = _values_by_image(archive, _key_metric(archive))
+    raw, summary = layout.eval_dice_tables(archive, by)
+    classes, values = _values_by_image(archive, by, _key_metric(archive))
     rows = [
         {**by_class, "mean": _mean([by_class[c] for c in classes if c in by_class])} for by_class in values.values()
     ]

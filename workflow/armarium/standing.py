@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from . import layout
 from .configure import Configured, epochs_listed
@@ -99,11 +99,13 @@ _PATHS = {
     "evaluation": layout.evaluation_zip,
     "export": layout.exports_zip,
     "published evaluation": layout.eval_zip,
+    "checkpoint evaluation": partial(layout.eval_zip, by=layout.CKPT),
 }
 _PARTS = {
     "evaluation": lambda held: held.checkpoints,
     "export": lambda held: held.exported,
     "published evaluation": lambda held: [held.published_checkpoint],
+    "checkpoint evaluation": lambda held: [held.published_checkpoint],
 }
 """The checkpoints that a product has a part of."""
 

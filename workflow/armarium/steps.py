@@ -359,13 +359,14 @@ def evaluate_published(archive: str, device: str, cache_dir: str, trusted: bool)
         *(layout.effective(archive, p) for p in ("train", "test", "predict", "publish")),
     ]
     with step(archive, "evaluate_published", "evaluate_published", inputs, [output]):
-        from .testing import evaluate_torchscript
+        from .testing import evaluate_published as score
+        from .testing import torchscript_from
 
         publish = read_effective(archive, "publish")["publish"]
         cases = cases_of(archive, published_cases(archive, publish))
-        members = evaluate_torchscript(
+        members = score(
             recipe_of(archive),
-            _published_torchscript(archive, cache_dir, trusted),
+            torchscript_from(_published_torchscript(archive, cache_dir, trusted)),
             cases,
             class_names(archive),
             data_root_of(archive),
@@ -476,7 +477,7 @@ def extract(archive: str, source: str, member: str, target: str, rule: str) -> N
 
 def write(archive: str, what: str, function, names: tuple[str, ...], inputs: list[str]) -> None:
     """Run a writer of one of the archive's faces; it reads what the configuration and tables say."""
-    name = "_".join(["write", what.replace("-", "_"), *names])
+    name = "_".join(["write", what.replace("-", "_"), *names]).rstrip("/")
     with step(archive, name, f"write_{what.replace('-', '_')}", inputs, []) as running:
         try:
             running.outputs += function(archive, *names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy
@@ -63,9 +63,14 @@ def evaluate_checkpoints(
     return made
 
 
-def evaluate_torchscript(
+def torchscript_from(data: bytes) -> Callable[[torch.device], torch.nn.Module]:
+    """How to load a TorchScript model, which is trusted, onto a device."""
+    return lambda device: torch.jit.load(io.BytesIO(data), map_location=device).eval()
+
+
+def evaluate_published(
     settings: dict,
-    torchscript: bytes,
+    network_on: Callable[[torch.device], torch.nn.Module],
     cases: list[dict],
     class_names: dict[int, str],
     data_root: str,
@@ -73,7 +78,12 @@ def evaluate_torchscript(
     device: str,
     keep_predictions: bool,
 ) -> dict[str, str | bytes]:
-    """Tables of a TorchScript model, which is trusted, and its predictions.
+    """Tables of the published model, and its predictions.
+
+    Parameters
+    ----------
+    network_on:
+        Gives the model, on a device and in evaluation mode.
 
     Returns
     -------
@@ -94,8 +104,7 @@ def evaluate_torchscript(
                 prediction = segmentation_bytes(prediction, Path(data_root, image))
         kept.append((case, prediction))
 
-    network = torch.jit.load(io.BytesIO(torchscript), map_location=chosen).eval()
-    evaluation = scorer(network, cases, keep if keep_predictions else None)
+    evaluation = scorer(network_on(chosen), cases, keep if keep_predictions else None)
     members: dict[str, str | bytes] = evaluation_tables(evaluation)
     if keep_predictions and settings["task"] == SEGMENTATION:
         members |= {f"predictions/{case['case']}.nii.gz": data for case, data in kept}

@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 import time
-from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
@@ -84,6 +83,9 @@ shell.prefix(
 
 if workflow.local_exec and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", gpus.local_limit(config.get("gpus"), DEVICE))
+
+
+EVALUATED_BY = f"({layout.CKPT})?"
 
 
 wildcard_constraints:

@@ -132,6 +132,15 @@ def published_needs(wildcards):
     ]
 
 
+def checkpoint_needs(wildcards):
+    return [
+        layout.published_model(wildcards.archive),
+        published_run(wildcards),
+        layout.splits_json(wildcards.archive),
+        layout.cases_tsv(wildcards.archive),
+    ]
+
+
 def published_split(wildcards):
     return configured(wildcards.archive).spec["publish"]
 
@@ -241,8 +250,33 @@ def listed_predictions(archive):
     """The segmentations that the manifest names."""
     from armarium.manifest import read_manifest
 
-    wanted = layout.eval_segmentation(archive, "*")
-    return [f for f in (f"{archive}/{name}" for name in told(read_manifest, archive).files) if fnmatch(f, wanted)]
+    found = [f"{archive}/{name}" for name in told(read_manifest, archive).files]
+    return [f for f in found if f == layout.eval_segmentation(archive, os.path.basename(os.path.dirname(f)))]
+
+
+def checkpoint_scores(archive):
+    """What evaluating the published checkpoint gives, in an archive that was once asked for it."""
+    held, by = configured(archive), layout.CKPT
+    dice = layout.eval_dice_tables(archive, by) if held.task == "segmentation" else []
+    scores = [layout.eval_zip(archive, by), layout.eval_metrics_csv(archive, by), *dice]
+    if held.task == "segmentation":
+        kept = [layout.eval_segmentation(archive, c, by) for c in scored_cases(archive)]
+    else:
+        kept = [layout.eval_table(archive, held.task, by)]
+    kept = [f for f in kept if held.spec["predictions"] and was_made(archive, f)]
+    return [*scores, *kept] if kept or any(was_made(archive, f) for f in scores) else []
+
+
+def was_made(archive, path):
+    """Whether a file that no archive needs is there, or was when the manifest was written."""
+    return os.path.exists(path) or os.path.relpath(path, archive) in files_of_manifest(archive)
+
+
+@cache
+def files_of_manifest(archive):
+    from armarium.manifest import read_manifest
+
+    return set(told(read_manifest, archive).files) if os.path.exists(layout.manifest(archive)) else set()
 
 
 def data_record(archive):
@@ -281,6 +315,7 @@ def artifacts(wildcards):
         layout.eval_zip(a),
         layout.eval_metrics_csv(a),
         *dice,
+        *checkpoint_scores(a),
         *(layout.command(a, c) for c in layout.COMMANDS),
         layout.log_config(a),
         *(layout.doc(a, d) for d in layout.DOCS),
