@@ -75,6 +75,11 @@ def _profile(snakefile: Path) -> list[str]:
     return next((["--workflow-profile", str(f)] for f in folders if f.is_dir()), [])
 
 
+def make_targets(directory: Path, options: Sequence[str], targets: Sequence[str]) -> int:
+    """Have ``targets`` made, which are named from ``directory``; Snakemake's exit status."""
+    return _run(directory, [*options, "--", *targets])
+
+
 def build(arguments: Sequence[str]) -> int:
     """Run Snakemake in this folder until it need not wait for another one any more; its exit status."""
     return _run(Path.cwd(), arguments)

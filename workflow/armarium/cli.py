@@ -224,6 +224,17 @@ def evaluate_checkpoint(archive: str, device: str, cache: str) -> None:
 
 @cli.command()
 @archive
+@click.argument("shape")
+@cache
+@click.option("--trust-torchscript/--no-trust-torchscript", "trusted", envvar="ARMARIUM_TRUST_TORCHSCRIPT")
+def compare_shape(archive: str, shape: str, cache: str, trusted: bool) -> None:
+    """Compare the published TorchScript with its checkpoint on an input of SHAPE."""
+    require_address_space()
+    import_module(".checkpoint_evaluation", __package__).compare_shape(archive, shape, cache, trusted)
+
+
+@cli.command()
+@archive
 @split
 @click.argument("checkpoints", nargs=-1, required=True)
 @cache

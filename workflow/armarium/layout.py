@@ -341,6 +341,11 @@ def published_ts(a: str) -> str:
     return f"{a}/models/model.ts"
 
 
+def export_parity(a: str, shape: str) -> str:
+    """How far the published TorchScript is from its checkpoint on an input of ``shape``, such as ``1x1x64x64``."""
+    return f"{a}/models/parity/{shape}.json"
+
+
 def published_events(a: str) -> str:
     return f"{a}/models/events.out.tfevents.0.armarium"
 

@@ -366,7 +366,7 @@ def evaluate_published(archive: str, device: str, cache_dir: str, trusted: bool)
         cases = cases_of(archive, published_cases(archive, publish))
         members = score(
             recipe_of(archive),
-            torchscript_from(_published_torchscript(archive, cache_dir, trusted)),
+            torchscript_from(published_torchscript(archive, cache_dir, trusted)),
             cases,
             class_names(archive),
             data_root_of(archive),
@@ -383,7 +383,7 @@ def evaluate_published(archive: str, device: str, cache_dir: str, trusted: bool)
         write_zip(output, {INFO: json_text(says), **members})
 
 
-def _published_torchscript(archive: str, cache_dir: str, trusted: bool) -> bytes:
+def published_torchscript(archive: str, cache_dir: str, trusted: bool) -> bytes:
     """The published TorchScript, once it is known where it comes from."""
     path, publish = layout.published_ts(archive), read_effective(archive, "publish")["publish"]
     data = read_bytes(path, memory_bytes() // 2)

@@ -2,6 +2,7 @@
 
 import atexit
 import getpass
+import glob
 import hashlib
 import json as json_module
 import os

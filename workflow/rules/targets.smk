@@ -267,6 +267,14 @@ def checkpoint_scores(archive):
     return [*scores, *kept] if kept or any(was_made(archive, f) for f in scores) else []
 
 
+def compared_shapes(archive):
+    """What comparing the published model on inputs of other shapes gave, where that was asked for."""
+    found = glob.glob(layout.export_parity(glob.escape(archive), "*"))
+    named = [f"{archive}/{name}" for name in files_of_manifest(archive)]
+    of_manifest = [f for f in named if os.path.dirname(f) == os.path.dirname(layout.export_parity(archive, "*"))]
+    return sorted({*found, *of_manifest})
+
+
 def was_made(archive, path):
     """Whether a file that no archive needs is there, or was when the manifest was written."""
     return os.path.exists(path) or os.path.relpath(path, archive) in files_of_manifest(archive)
@@ -316,6 +324,7 @@ def artifacts(wildcards):
         layout.eval_metrics_csv(a),
         *dice,
         *checkpoint_scores(a),
+        *compared_shapes(a),
         *(layout.command(a, c) for c in layout.COMMANDS),
         layout.log_config(a),
         *(layout.doc(a, d) for d in layout.DOCS),
