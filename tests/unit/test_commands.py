@@ -323,11 +323,12 @@ def test_a_datalist_divides_the_cases_in_training(called, archive, tmp_path):
 
 
 def test_the_working_directory_is_the_one_that_owns_the_archive(tmp_path):
-    archive = tmp_path / "work" / "archives" / "demo"
+    archive = tmp_path / "work/archives/demo"
     assert calling.working_directory(archive, tmp_path / "work") == tmp_path / "work"
     assert calling.working_directory(archive, archive) == archive.parent
-    (tmp_path / "work" / ".snakemake").mkdir(parents=True)
-    assert calling.working_directory(archive, archive) == tmp_path / "work"
+    (tmp_path / "work/.snakemake").mkdir(parents=True)
+    for here in (archive, tmp_path, tmp_path / "elsewhere", tmp_path / "work"):
+        assert calling.working_directory(archive, here) == tmp_path / "work"
 
 
 def test_the_workflow_is_found_or_the_error_says_how(monkeypatch, tmp_path):

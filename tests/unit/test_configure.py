@@ -18,7 +18,8 @@ from armarium.synthesize import synthesize_dataset
 from tiny import component, configured, recipe, section, write_recipe
 
 PRODUCTS = set(DEPENDS_ON)
-PUBLISHED = {"export", "published evaluation"}
+SCORES = {"published evaluation", "checkpoint evaluation"}
+PUBLISHED = {"export", *SCORES}
 UNGROUPED = PRODUCTS - {"evaluation"}
 """Products of an archive without test groups."""
 
@@ -48,7 +49,7 @@ def grouped(**changes) -> dict:
 
 
 def which_of(product: str, group: str, split: str = "0") -> tuple[str, ...]:
-    one = {"splits": (), "evaluation": (group, split), "published evaluation": ()}
+    one = {"splits": (), "evaluation": (group, split), **dict.fromkeys(SCORES, ())}
     return one.get(product, (split,))
 
 
@@ -84,7 +85,7 @@ def test_files_are_written_once_and_hold_what_was_said(folder):
 def test_products_and_splits_have_fingerprints_of_their_own(folder):
     found = configured(folder, section(test={"groups": {"held": {"from": "test"}, "more": {"from": "test"}}}))
     each = {found.fingerprint(p, *which_of(p, g, k)) for p in PRODUCTS for g in ("held", "more") for k in ("0", "1")}
-    assert len(each) == 1 + 2 + 4 + 2 + 1
+    assert len(each) == 1 + 2 + 4 + 2 + len(SCORES)
     assert found.fingerprint("training", 1) == found.fingerprint("training", "1")
 
 
@@ -140,26 +141,26 @@ EDITS = {
     "set": (None, {"set": {"epochs": 9}}, PRODUCTS - {"splits"}),
     "dataset: labels": (None, {"dataset": {"labels": {0: "a", 1: "b"}}}, PRODUCTS),
     "dataset: tolerance": (None, {"dataset": {"affine_tolerance": 0.5}}, set()),
-    "dataset: description": (None, {"dataset": {"description": "words"}}, PUBLISHED),
+    "dataset: description": (None, {"dataset": {"description": "words"}}, {"export", "published evaluation"}),
     "splits: seed": (None, {"splits": {"seed": 3}}, PRODUCTS),
     "splits: what the method does not use": (None, {"splits": {"holdout": 0.5}}, set()),
     "test: a group of other cases": (
         None,
         {"test": {"groups": {"g": {"list": "data/other.json"}}}},
-        {"splits", "published evaluation"},
+        {"splits", *SCORES},
     ),
     "test: a group of the same cases": (None, {"test": {"groups": {"g": {"from": "test"}}}}, {"splits"}),
     "test: a drawn group": (None, {"test": {"groups": {"g": {"count": 2}}}}, PRODUCTS),
     "test: the group of other cases": (
         None,
         {"test": {"groups": {"held": {"list": "data/other.json"}}}},
-        {"splits", "evaluation", "published evaluation"},
+        {"splits", "evaluation", *SCORES},
     ),
     "select: best": (None, {"select": {"best": ["loss"]}}, set()),
     "select: an epoch to keep": (None, {"select": {"epochs": [2]}}, set()),
-    "predictions": (None, {"predictions": False}, {"published evaluation"}),
+    "predictions": (None, {"predictions": False}, SCORES),
     "publish": (None, {"publish": 1}, PUBLISHED),
-    "export": (None, {"export": {"tolerance": 0.5}}, PUBLISHED),
+    "export": (None, {"export": {"tolerance": 0.5}}, {"export", "published evaluation"}),
     "allow": (None, {"allow": ["a.B"]}, PRODUCTS - {"splits"}),
 }
 
@@ -344,7 +345,7 @@ def test_a_given_split_that_is_added_changes_no_other(folder):
     assert differing(first, configured(folder, splits=str(path)), "test") == {
         "splits",
         "evaluation",
-        "published evaluation",
+        *SCORES,
     }
 
 
@@ -379,7 +380,7 @@ def test_a_split_with_test_cases_of_its_own_that_is_added_changes_no_other(folde
     assert first.fingerprint("evaluation", "test_1", 1) != other.fingerprint("evaluation", "test_1", 1)
     assert first.fingerprint("training", 1) == other.fingerprint("training", 1)
     mine = given(folder, nested(["e"], ["d"]))
-    assert differing(first, mine, "test_0") == {"splits", "evaluation", "published evaluation"}
+    assert differing(first, mine, "test_0") == {"splits", "evaluation", *SCORES}
 
 
 def test_test_lists_that_come_to_differ_are_tested_anew_and_nothing_else_is_made(folder):
@@ -474,7 +475,7 @@ GROUPS = {"own": {"from": "test"}, "other": {"list": "data/other.json"}}
 
 def concerning(group: str) -> dict[str, set[str]]:
     """What changes, seen from each group, where the cases of one do."""
-    return {g: {"splits", "published evaluation"} | ({"evaluation"} if g == group else set()) for g in GROUPS}
+    return {g: {"splits", *SCORES} | ({"evaluation"} if g == group else set()) for g in GROUPS}
 
 
 @pytest.fixture

@@ -39,12 +39,11 @@ def workflow_home() -> Path:
 def working_directory(archive: Path, here: Path) -> Path:
     """Where an archive is built from, so that locks and records are shared.
 
-    ``here`` if the archive lies below it, else the nearest folder above that Snakemake has worked in,
-    else the archive's parent.
+    The nearest folder above it that Snakemake has worked in, else ``here`` if the archive lies below it, else the
+    archive's parent.
     """
-    if here in archive.parents:
-        return here
-    return next((p for p in archive.parents if (p / ".snakemake").is_dir()), archive.parent)
+    default = here if here in archive.parents else archive.parent
+    return next((p for p in archive.parents if (p / ".snakemake").is_dir()), default)
 
 
 def place_of(archive: str) -> tuple[Path, str]:

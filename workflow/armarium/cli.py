@@ -27,7 +27,7 @@ WRITERS = {
     "group-data": ("maps", "write_group_data"),
     "summary": ("maps", "write_summary_log"),
     "command": ("commands", "write_command"),
-    "log-config": ("mmar", "write_log_config"),
+    "log-config": ("logs", "write_log_config"),
     "doc": ("model_card", "write_doc"),
     "licence": ("model_card", "write_licence"),
     "eval-metrics": ("mmar", "write_eval_metrics"),

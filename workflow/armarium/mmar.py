@@ -1,4 +1,4 @@
-"""The MMAR face: the log configuration and the reports in eval/, as Clara Train 4 lays them out. No torch.
+"""The MMAR face: the reports in eval/, as Clara Train 4 and MONAI lay them out. No torch.
 
 Writers return the paths they wrote.
 """
@@ -10,22 +10,12 @@ import statistics
 from collections.abc import Sequence
 
 from . import layout
-from .bundle import LOGGING_CONF
 from .configure import read_effective
 from .errors import UserError
 from .files import write_text
 from .split_files import read_splits
 from .tables import read_tsv, tsv
 from .zips import zip_member
-
-
-def write_log_config(archive: str) -> list[str]:
-    """``resources/log.config``: a logging ``fileConfig`` whose evaluated fields are literals."""
-    write_text(layout.log_config(archive), LOGGING_CONF)
-    return [layout.log_config(archive)]
-
-
-# ---- eval/: reports as MONAI's MetricsSaver writes them
 
 
 def _eval_table(archive: str, by: str, name: str) -> list[dict[str, str]]:

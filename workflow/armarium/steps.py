@@ -6,9 +6,9 @@ Light steps import nothing heavy; those that compute import torch inside.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
-import sys
 import time
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from .tables import read_tsv
 from .trust import is_exported_here, note_exported
 from .zips import copy_member, write_zip, zip_member
 
+LOG = logging.getLogger(__name__)
 ALLOWED = "ARMARIUM_ALLOW"
 """The variable by which planning tells the jobs which code from outside the user allows, as a JSON list."""
 
@@ -166,7 +167,7 @@ def train(archive: str, split: str, device: str, cache_dir: str) -> None:
     with only_trainer(archive, split):
         remove_abandoned(workspace.folder)
         if workspace.take_finished(listed):
-            print(f"split {split}: already trained; taking the finished run", file=sys.stderr)
+            LOG.info(f"split {split}: already trained; taking the finished run")
             if not is_recorded(archive, name, output):  # its trainer was killed between the run and the record
                 with step(archive, name, "train_split", inputs, [output], {"taken": "finished by a killed trainer"}):
                     pass
@@ -200,7 +201,7 @@ def _add_epochs(archive: str, split: str, device: str, cache_dir: str, workspace
     missing = lacking(finished_run(run), settings["keep_epochs"])
     wanted = f"{workspace.fingerprint} {missing}"
     added = Workspace(archive, split, wanted, layout.added_epochs_dir(archive, split))
-    print(f"split {split}: its run is kept; training up to epoch {missing[-1]} for {missing}", file=sys.stderr)
+    LOG.info(f"split {split}: its run is kept; training up to epoch {missing[-1]} for {missing}")
     losses = read_tsv(zip_member(run, TRAINING_LOSS).decode(errors="replace"), f"{run}: {TRAINING_LOSS}")
     training = RepeatedTraining({**settings, "keep_epochs": missing}, *others, added, losses=losses)
     progress = training.run()
