@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from armarium import apps, calling, commands, layout
+from armarium import apps, calling, commands, home, layout
 from armarium.apps import evaluate, export, train
 from armarium.errors import UserError
 from armarium.files import read_json, write_json, write_text
@@ -333,7 +333,7 @@ def test_the_working_directory_is_the_one_that_owns_the_archive(tmp_path):
 
 def test_the_workflow_is_found_or_the_error_says_how(monkeypatch, tmp_path):
     monkeypatch.delenv("ARMARIUM_HOME", raising=False)
-    assert calling.workflow_home().name == "Snakefile"
+    assert home.workflow_home().name == "Snakefile"
     monkeypatch.setenv("ARMARIUM_HOME", str(tmp_path))
     with pytest.raises(UserError, match="set ARMARIUM_HOME"):
-        calling.workflow_home()
+        home.workflow_home()

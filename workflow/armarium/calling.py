@@ -12,28 +12,11 @@ from pathlib import Path
 
 from . import layout
 from .errors import UserError
+from .home import workflow_home
 from .running import AGAIN, WAIT
-
-SNAKEFILE = "Snakefile"
 
 SAME_DATA = "ARMARIUM_SAME_DATA"
 """Environment variable: refuse data that is not what the archive was made from, instead of making it from that."""
-
-
-def workflow_home() -> Path:
-    """The workflow: $ARMARIUM_HOME, else the checkout that this package lies in.
-
-    Raises
-    ------
-    UserError
-        If neither has a Snakefile.
-    """
-    given = os.environ.get("ARMARIUM_HOME")
-    home = Path(given) if given else Path(__file__).resolve().parents[2]
-    for snakefile in (home / SNAKEFILE, home / "workflow" / SNAKEFILE):
-        if snakefile.is_file():
-            return snakefile
-    raise UserError(f"no {SNAKEFILE} in {home}; set ARMARIUM_HOME to the folder of the workflow")
 
 
 def working_directory(archive: Path, here: Path) -> Path:

@@ -50,6 +50,7 @@ CLASSES = {
     "formatter": ("", "logging.Formatter"),
 }
 STREAMS = {"": "stderr", "()": "stderr", "(sys.stderr,)": "stderr", "(sys.stdout,)": "stdout"}
+_configured: list[logging.Logger] = []
 LARGEST = 1 << 16
 """Bytes of a configuration of logging."""
 
@@ -122,7 +123,13 @@ def _apply(file: _File) -> None:
     formatters = {name: _formatter(file, f"formatter_{name}") for name in file.names("formatter")}
     handlers = {name: _handler(file, f"handler_{name}", formatters) for name in file.names("handler")}
     loggers = [_logger(file, name, handlers) for name in file.names("logger")]
-    for logger, level, own, propagate in loggers:  # only once all of the file is known to be right
+    # Only once all of the file is known to be right; what an earlier file said of others no longer counts.
+    for logger in _configured:
+        logger.handlers[:] = [h for h in logger.handlers if not isinstance(h, Console)]
+        logger.setLevel("WARNING" if logger is logging.root else "NOTSET")
+        logger.propagate = True
+    _configured[:] = [logger for logger, *_ in loggers]
+    for logger, level, own, propagate in loggers:
         logger.handlers[:] = [h for h in logger.handlers if not isinstance(h, Console)] + own
         logger.setLevel(level)
         logger.propagate = propagate
@@ -132,10 +139,11 @@ def _formatter(file: _File, section: str) -> logging.Formatter:
     file.one_of(section, "class", CLASSES["formatter"], "")
     file.one_of(section, "style", ("%",), "%")
     try:
-        return logging.Formatter(
-            file.value(section, "format", "%(message)s"), file.value(section, "datefmt", "") or None
-        )
-    except ValueError as error:
+        text, date = file.value(section, "format", "%(message)s"), file.value(section, "datefmt", "")
+        formatter = logging.Formatter(text, date or None)
+        formatter.format(logging.makeLogRecord({}))
+        return formatter
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file.path}: [{section}] format: {error}; wanted such as %(asctime)s %(message)s") from None
 
 

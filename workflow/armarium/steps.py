@@ -25,6 +25,7 @@ from .dataset import REGRESSION, read_facts
 from .errors import UserError
 from .files import json_text, memory_bytes, read_bytes, remove_abandoned, write_bytes, write_json
 from .hashing import HashIndex
+from .home import WORKFLOW
 from .parts import PARITY, SCRIPT, Parts
 from .provenance import is_recorded, recorded_of, step
 from .run import INFO, TRAINING_LOSS, Workspace, finished_run, lacking, only_trainer, weights_of
@@ -510,7 +511,7 @@ def copy_workflow(archive: str) -> None:
 
 def workflow_text() -> str:
     """The workflow as one Snakefile."""
-    source = Path(__file__).resolve().parents[1] / "Snakefile"
+    source = WORKFLOW / "Snakefile"
     return re.sub(
         r'^include: "(.+)"$', lambda m: (source.parent / m[1]).read_text().rstrip(), source.read_text(), flags=re.M
     )
