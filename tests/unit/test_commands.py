@@ -273,6 +273,27 @@ def test_what_would_break_the_archive_is_refused_with_the_reason(archive, monkey
 
 
 @pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("-e", "wanted the archive's own config/environment.json"),
+        ("-l", "wanted the archive's own resources/log.config"),
+    ],
+)
+def test_other_files_than_the_archives_own_are_refused(called, archive, monkeypatch, option, told):
+    own = ["-e", "config/environment.json", "-l", "resources/log.config"]
+    called(evaluate.program, archive, "config_validation.json", *own)
+    monkeypatch.setattr(sys, "argv", ["program", "-m", archive, "-c", "config/config_train.json", option, "/elsewhere"])
+    with pytest.raises(UserError, match=told):
+        train.program()
+
+
+def test_another_configuration_than_the_archives_own_is_refused(archive, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["program", "-m", archive, "-c", "../config_train.json"])
+    with pytest.raises(UserError, match="one of the archive's own configurations: config/config_train.json"):
+        train.program()
+
+
+@pytest.mark.parametrize(
     ("other", "told"),
     [
         ({"output_path": "{}/eval/other.ts"}, "outside the archive"),

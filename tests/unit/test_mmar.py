@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
-import logging.config
 import math
+import random
 from pathlib import Path
+from statistics import fmean, stdev
 
 import pytest
 from armarium import layout, mmar, model_card
 from armarium.errors import UserError
 from armarium.files import read_json, write_json
+from armarium.uncertainty import interval
 from armarium.zips import write_zip
 from test_maps import finish_run, make_archive
 
@@ -33,10 +35,6 @@ def write_evaluation(archive: str) -> None:
 
 def rows_of(path: str) -> list[list[str]]:
     return list(csv.reader(Path(path).open()))
-
-
-def test_log_config_is_read_by_logging(archive):
-    logging.config.fileConfig(mmar.write_log_config(archive)[0], disable_existing_loggers=False)
 
 
 # ---- eval/
@@ -73,6 +71,27 @@ def test_the_model_card_reports_mean_and_spread_over_splits(archive):
     assert "| MeanDice | 0.5500 ± 0.0707 | 0.8500 ± 0.0707 |" in text
     assert "| HausdorffDistance | 0.5500 ± 0.0707 | undefined |" in text
     assert "Split 1: 2 training and 2 validation cases" in text and "CC0-1.0" in text
+
+
+def test_the_model_card_says_how_sure_the_published_results_are(archive):
+    text = Path(model_card.write_doc(archive, "README.md")[0]).read_text()
+    assert "Split 0, which is published, on the 2 cases of Test: held; interval: 95 %" in text
+    assert "| MeanDice | 0.8000 | 0.7000 to 0.9000 | 0 |" in text
+    assert "HausdorffDistance" not in text.partition("interval: 95 %")[2], "a metric that no case has"
+
+
+def test_an_interval_holds_the_mean_and_narrows_with_cases():
+    values = [0.1 * (i % 10) for i in range(20)]
+    low, high = interval(values)
+    assert low < sum(values) / 20 < high and interval(values) == (low, high), "the same draws every time"
+    more_low, more_high = interval(values * 10)
+    assert more_high - more_low < (high - low) / 2
+    # of a normal sample it is close to mean ± 1.96 standard errors
+    draw = random.Random(1)
+    sample = [draw.gauss(0, 1) for _ in range(400)]
+    error = stdev(sample) / 20
+    assert interval(sample) == pytest.approx((fmean(sample) - 1.96 * error, fmean(sample) + 1.96 * error), abs=0.02)
+    assert interval([1.0]) is None
 
 
 def test_licences_are_as_stated_or_not_stated(archive):

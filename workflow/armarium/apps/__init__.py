@@ -16,6 +16,7 @@ from ..config import typed
 from ..errors import UserError
 from ..faults import in_words
 from ..files import read_json
+from ..logs import configure_logging
 from .variables import Variables
 
 
@@ -41,6 +42,7 @@ def parser(program: str) -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="variables; print_conf=True shows the configuration",
     )
+    parsed.add_argument("-l", "--log_config", help="configuration of logging, relative to the archive")
     parsed.add_argument("--cores", default="all", help="CPU cores for Snakemake")
     return parsed
 
@@ -87,6 +89,12 @@ def call_of(arguments: argparse.Namespace) -> Call:
         raise UserError(
             f"-e {arguments.environment_file}: wanted the archive's own {layout.environment_json('').lstrip('/')}"
         )
+    if (
+        arguments.log_config
+        and Path(archive, arguments.log_config).resolve() != Path(layout.log_config(archive)).resolve()
+    ):
+        raise UserError(f"-l {arguments.log_config}: wanted the archive's own {layout.log_config('').lstrip('/')}")
+    configure_logging(archive)
     variables = Variables(archive, arguments.set)
     call = Call(arguments, variables, name)
     if variables.flag("print_conf", False):
