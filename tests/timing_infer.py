@@ -127,7 +127,7 @@ def main() -> None:
         print(
             f"{what}: infer.sh {ours:.3f} s a case, plain MONAI {plain:.3f} s a case ({len(images)} cases, {given.runs} runs)"
         )
-        print("  " + json.dumps({k: [round(v, 3) for v in values] for k, values in found.items()}))
+        print("  " + json.dumps({k: [round(v, 3) for v in values] for k, values in found.items()}), flush=True)
 
 
 if __name__ == "__main__":
