@@ -270,14 +270,15 @@ def checkpoint_scores(archive):
 def compared_shapes(archive):
     """What comparing the published model on inputs of other shapes gave, where that was asked for."""
     found = glob.glob(layout.export_parity(glob.escape(archive), "*"))
-    named = [f"{archive}/{name}" for name in files_of_manifest(archive)]
+    named = [*(f"{archive}/{name}" for name in files_of_manifest(archive)), *workflow.dag_settings.targets]
     of_manifest = [f for f in named if os.path.dirname(f) == os.path.dirname(layout.export_parity(archive, "*"))]
     return sorted({*found, *of_manifest})
 
 
 def was_made(archive, path):
-    """Whether a file that no archive needs is there, or was when the manifest was written."""
-    return os.path.exists(path) or os.path.relpath(path, archive) in files_of_manifest(archive)
+    """Whether a file that no archive needs is there, was when the manifest was written, or is asked for by this call."""
+    asked = path in workflow.dag_settings.targets
+    return asked or os.path.exists(path) or os.path.relpath(path, archive) in files_of_manifest(archive)
 
 
 @cache
