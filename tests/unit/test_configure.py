@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel
@@ -15,7 +18,7 @@ from armarium.configure import DEPENDS_ON, Globals, configure, fingerprint_on_di
 from armarium.contents import contents_of
 from armarium.errors import UserError
 from armarium.synthesize import synthesize_dataset
-from tiny import component, configured, recipe, section, write_recipe
+from tiny import REPO, component, configured, recipe, section, write_recipe
 
 PRODUCTS = set(DEPENDS_ON)
 SCORES = {"published evaluation", "checkpoint evaluation"}
@@ -542,3 +545,63 @@ def test_a_damaged_result_of_the_data_check_is_told_with_what_to_do(name, checke
     path.write_bytes(path.read_bytes()[:100] + b"\xff")
     with pytest.raises(UserError, match="damaged.*delete both to have the data checked again"):
         configured(checked)
+
+
+# ---- which value counts, and where it is recorded
+
+OF_PLACE = {"config": 0.125, "environment": 0.25, "section": 0.5, "call": 0.75}
+"""The learning rate that each place says, in the order of their rank."""
+
+
+@pytest.mark.parametrize(
+    ("lower", "higher"), [(a, b) for i, a in enumerate(OF_PLACE) for b in list(OF_PLACE)[i + 1 :]], ids=" < ".join
+)
+def test_of_two_places_the_later_counts_and_the_archive_records_its_value(lower, higher, tmp_path):
+    said = {place: OF_PLACE[place] for place in (lower, higher)}
+    conf = recipe()
+    del conf["learning_rate"]
+    conf |= {"learning_rate": said["config"]} if "config" in said else {}
+    environment = {"learning_rate": said["environment"]} if "environment" in said else {}
+    write_recipe(tmp_path / "recipe", conf, environment)
+    given = section(set={"learning_rate": said["section"]} if "section" in said else {})
+    # A value of a command line is text; what is recorded is a number.
+    call = {"set": {"learning_rate": str(said["call"])}} if "call" in said else {}
+    found = configured(tmp_path, given, **call)
+    archive = str(tmp_path / "archives/a")
+    assert found.settings["optimizer"]["args"]["lr"] == said[higher]
+    assert read_effective(archive, "train")["optimizer"]["args"]["lr"] == said[higher]
+    recorded = json.loads(Path(layout.effective_variables(archive)).read_text())
+    assert recorded["learning_rate"] == said[higher] and type(recorded["learning_rate"]) is float
+
+
+def test_every_variable_is_recorded_typed_with_its_default_and_without_places(folder):
+    texts = {"epochs": "7", "amp": "true", "clip_grad_norm": "1e-1", "deterministic": "False", "width": "16"}
+    write_recipe(folder / "recipe", recipe() | {"width": 8}, {"threads": 2, "DATA_ROOT": "/elsewhere"})
+    configured(folder, set=texts)
+    archive = str(folder / "archives/a")
+    recorded = json.loads(Path(layout.effective_variables(archive)).read_text())
+    wanted = {"epochs": 7, "amp": True, "clip_grad_norm": 0.1, "deterministic": False, "width": 16, "threads": 2}
+    assert wanted.items() <= recorded.items() and {k: type(recorded[k]) for k in wanted} == {
+        k: type(v) for k, v in wanted.items()
+    }
+    assert recorded["dont_load_ts_model"] is False and list(recorded) == sorted(recorded)
+    assert not {"DATA_ROOT", "DATASET_JSON"} & recorded.keys()
+    conf = json.loads(Path(layout.mmar_config(archive, "config_train.json")).read_text())
+    assert (conf["epochs"], conf["amp"], conf["width"]) == (7, True, 16)
+
+
+@pytest.mark.parametrize("name", ["unet_small", "hippocampus", "adrenal", "regression_small"])
+def test_the_mmar_checker_finds_no_fault_in_the_configurations_of_the_examples(name, tmp_path):
+    checker = REPO.parent / "shared/conformance/check_mmar.py"
+    if not checker.is_file():
+        pytest.skip("check_mmar.py is not beside the project")
+    task = {"adrenal": "classification", "regression_small": "regression"}.get(name, "segmentation")
+    shutil.copytree(REPO / "config/recipes" / name, tmp_path / "recipe")
+    configured(tmp_path, section(dataset={"task": task}, select={"best": None}))
+    command = [sys.executable, str(checker), str(tmp_path / "archives/a"), "--strict", "--no-models", "--no-eval"]
+    done = subprocess.run([*command, "--tasks", task], capture_output=True, text=True)
+    lines = [
+        line for line in done.stdout.splitlines() if re.match("(ok|FAIL|WARN|SKIP) .*(config_|environment.json)", line)
+    ]
+    assert len(lines) > 40
+    assert [line for line in lines if not line.startswith("ok") and "commands/" not in line] == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from armarium import layout, recipe
+from armarium import clara, layout, recipe, scoring
 from armarium.config import schema
 
 from tests import rebuilding, reruns
@@ -93,7 +93,7 @@ def test_metrics_of_which_less_is_better_are_documented():
     sentence = re.search(
         r"The best value is the smallest for (.+?), the largest", CONFIG_README.read_text(encoding="utf-8"), re.S
     )
-    assert {*re.findall(r"`(\w+)`", sentence[1]), "loss"} == recipe.SMALLER_IS_BETTER
+    assert {*re.findall(r"`(\w+)`", sentence[1]), "loss"} == scoring.SMALLER_IS_BETTER
 
 
 # ---- what an edit reruns
@@ -122,7 +122,7 @@ def test_rules_of_the_table_of_reruns_are_the_workflows():
     assert shown <= rules
     elsewhere = {"extract_probabilities", "extract_predictions"}
     elsewhere |= {"evaluate_checkpoint", "compare_shape"}  # where they were asked for
-    elsewhere |= {"record_conda_environment", "record_rule_environment", "copy_lock_file"}
+    elsewhere |= {"record_conda_environment", "record_rule_environment", "copy_lock_file", "copy_starting_weights"}
     assert rules - shown <= elsewhere, "a rule that no edit reruns"
 
 
@@ -146,6 +146,7 @@ def code_of(text: str) -> list[str]:
         "docs/rebuilding.md",
         "docs/reading.md",
         "docs/mmar.md",
+        "docs/finetuning.md",
     ],
 )
 def test_every_make_command_names_a_target(name):
@@ -177,3 +178,20 @@ def test_the_table_of_lost_files_has_every_rule_but_those_that_make_datasets():
     rules |= {"write_model", "write_metrics", "write_callbacks", "write_optimization"}
     assert {row.rule for row in rebuilding.table()} == rules
     assert rebuilding.cut_from_a_run() < rules
+
+
+def test_every_translation_refusal_and_handler_of_clara_is_documented():
+    text = (REPO / "docs/clara.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w.]+)`", text))
+    told = {name for of_kind in clara.RENAMED.values() for name, (new, *_) in of_kind.items() for name in (name, new)}
+    told |= {
+        arg
+        for of_kind in clara.RENAMED_ARGS.values()
+        for args in of_kind.values()
+        for pair in args.items()
+        for arg in pair
+    }
+    told |= {arg for of_kind in clara.DROPPED_ARGS.values() for args in of_kind.values() for arg in args}
+    told |= {name for of_kind in clara.REMOVED.values() for name in of_kind} | clara.REMOVED_ARGS.keys()
+    told |= {arg for args in clara.REMOVED_ARGS.values() for arg in args} | recipe.ONLY_SHOW | recipe.ONLY_WATCH
+    assert told - named == set()

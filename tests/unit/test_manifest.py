@@ -10,8 +10,9 @@ import pytest
 from armarium import layout
 from armarium.errors import UserError
 from armarium.files import write_json
-from armarium.hashing import HashIndex
+from armarium.hashing import HashIndex, sha256
 from armarium.manifest import EPOCH, archive_files, archive_identity, read_manifest, write_manifest
+from armarium.parent import Parent
 from armarium.provenance import step
 
 
@@ -233,6 +234,22 @@ def test_a_clone_names_its_origin(archive, index):
     entities = graph(archive)
     assert entities["./"]["isBasedOn"] == {"@id": "#origin"}
     assert entities["#origin"]["identifier"] == "sha256:1"
+
+
+def test_a_fine_tuned_archive_names_its_parent_while_its_files_are_those_that_it_gave(archive, index):
+    put(Path(layout.parent_file(archive, "model.pt")), "weights")
+    digest = sha256(layout.parent_file(archive, "model.pt"))
+    parent = Parent("transfer", "models/model.pt", "a", "sha256:2", {"*": "model.pt"}, {"model.pt": digest})
+    write_json(layout.parent_json(archive), parent.as_json())
+    write_json(layout.origin(archive), {"identifier": "sha256:1", "name": "a"})
+    write_manifest(archive, index)
+    entities = graph(archive)
+    assert entities["./"]["isBasedOn"] == [{"@id": "#origin"}, {"@id": "#parent"}]
+    assert (entities["#parent"]["identifier"], entities["#parent"]["name"]) == ("sha256:2", "models/model.pt of a")
+    assert entities["resources/parent/model.pt"]["isBasedOn"] == {"@id": "#parent"}
+    put(Path(layout.parent_file(archive, "model.pt")), "other weights")
+    write_manifest(archive, index)
+    assert graph(archive)["#parent"]["name"] == "Weights of unknown origin"
 
 
 def test_the_same_archive_gives_the_same_manifest(archive, index):

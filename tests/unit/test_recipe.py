@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 from armarium.errors import Problems, UserError
 from armarium.mmar_configs import environment_defaults
-from armarium.recipe import metric_names, override, substitute, training_settings
+from armarium.recipe import metric_names, override, processes_of, substitute, training_settings
 from tiny import REPO, component, handler, recipe, settings
 
 
@@ -274,5 +274,24 @@ def test_the_recipes_of_the_examples_are_right():
         assert training_settings(conf, environment, folder.name)["epochs"] > 0
 
 
-def test_several_gpus_are_refused_and_not_quietly_one():
-    assert "multi_gpu is true" in refused(lambda conf: conf.update(multi_gpu=True))
+def test_a_handler_keeps_the_number_of_the_process_that_it_is_for():
+    def of(**more) -> list:
+        handlers = [{**component("ParameterScheduler"), **more}, {"name": "StatsHandler", "rank": 0, "args": {}}]
+        return changed(lambda conf: conf["train"]["handlers"].extend(handlers))["handlers"]
+
+    assert of() == [component("ParameterScheduler")] and of(rank=1) == [{**component("ParameterScheduler"), "rank": 1}]
+    assert "rank is 'first'" in refused(
+        lambda conf: conf["train"]["handlers"].append({**component("ParameterScheduler"), "rank": "first"})
+    )
+
+
+def test_the_number_of_processes_decides_a_training_only_with_multi_gpu():
+    def of(**variables) -> dict:
+        return settings({**recipe(), **variables})
+
+    assert of() == of(processes=3) == of(multi_gpu=True, processes=1), (
+        "and archives of one process keep their fingerprint"
+    )
+    assert processes_of(of()) == 1 and processes_of(of(multi_gpu=True)) == 2
+    assert of(multi_gpu=True, processes=3) == {**of(), "processes": 3}
+    assert "processes" in refused(lambda conf: conf.update(processes=0))

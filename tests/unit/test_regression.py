@@ -24,7 +24,7 @@ from armarium.files import write_json
 from armarium.inspection import check_components, check_regression
 from armarium.mmar_configs import derived_configs
 from armarium.predictions import prediction_table
-from armarium.recipe import BEST_NEAR_ZERO, SMALLER_IS_BETTER
+from armarium.scoring import BEST_NEAR_ZERO, SMALLER_IS_BETTER
 from armarium.synthesize import synthesize_dataset
 from armarium.tables import read_tsv
 from monai.data import set_track_meta

@@ -173,7 +173,8 @@ def test_augmentation_differs_with_case_and_epoch_and_is_repeatable(data, tmp_pa
             data[1], Zeros(), build_transforms([component("RandGaussianNoised", keys="image", prob=1.0)]), (0, split)
         )
         cases.epoch = epoch
-        return cases[i][0].numpy().tobytes()
+        ((image, _),) = cases[i]
+        return image.numpy().tobytes()
 
     where = [(k, e, i) for k in "01" for e in (1, 2) for i in (0, 1)]
     assert len({drawn(*w) for w in where}) == 8 and drawn(*where[3]) == drawn(*where[3])

@@ -26,6 +26,7 @@ from .errors import UserError
 from .files import read_json, write_json
 from .hashing import HashIndex
 from .manifest import Manifest, archive_files, read_manifest
+from .origin import describe
 
 PAUSE = 0.02
 """Seconds between two levels when only the clock can set times: more than a kernel's tick."""
@@ -129,10 +130,9 @@ def _is_given(archive: str, path: str) -> bool:
     """Whether a file is a source that rules read: configuration, a parent's weights."""
     path = f"{archive}/{path}"
     config, datalist = os.path.split(layout.datalist(archive, "*"))
-    parent = os.path.join(os.path.dirname(layout.log_config(archive)), "parent")
     if path.startswith(f"{config}/"):
         return not fnmatch(os.path.basename(path), datalist) and path != layout.data_record(archive)
-    return path.startswith(f"{parent}/")
+    return path.startswith(f"{layout.parent_dir(archive)}/")
 
 
 def is_fingerprinted(archive: str, path: str) -> bool:
@@ -242,8 +242,15 @@ def needs_adoption(archive: str, state_dir: str | os.PathLike) -> bool:
 
 
 def mark_adopted(archive: str, state_dir: str | os.PathLike) -> None:
-    """Remember that this archive, under this name, was adopted with the times that it now has."""
-    write_json(_marker(archive, state_dir), {**_identity(archive), "times": _times(archive)[0]})
+    """Remember that this archive, under this name, was adopted with the times that it now has, and as what at first."""
+    known = _known(archive, state_dir)
+    origin = describe(archive) if known is None else known.get("origin")
+    write_json(_marker(archive, state_dir), {**_identity(archive), "times": _times(archive)[0], "origin": origin})
+
+
+def adopted_as(archive: str, state_dir: str | os.PathLike) -> dict | None:
+    """What this archive was when it was first adopted, as :func:`~armarium.origin.describe` has it; None if it was not."""
+    return (_known(archive, state_dir) or {}).get("origin")
 
 
 def mark_begun(archive: str, state_dir: str | os.PathLike) -> None:

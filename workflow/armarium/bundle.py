@@ -13,15 +13,21 @@ from . import bundle_parts as parts
 from . import layout
 from .bundle_metadata import metadata
 from .configure import read_effective, training_settings_of
-from .dataset import REGRESSION, SEGMENTATION
+from .dataset import CLASSIFICATION, REGRESSION, SEGMENTATION
 from .errors import UserError
 from .files import json_text, write_text
+from .multi_label import is_multi_label
 from .split_files import own_groups, tested_on
 
 __all__ = ["evaluate_config", "inference_config", "metadata", "train_config", "write_bundle_config"]
 
 DISTANCES = {"HausdorffDistance", "SurfaceDistance"}
 """In mm in this archive's tables; MONAI's handlers give voxels, so evaluate.json leaves them out."""
+
+OF_RANKS = {"ROCAUC", "AveragePrecision"}
+"""Metrics of probabilities; others take decisions."""
+DECIDED = "decided"
+"""The key of decisions beside a prediction's probabilities."""
 
 LOGGING_CONF = """\
 [loggers]
@@ -64,10 +70,11 @@ def inference_config(archive: str) -> dict:
     post = parts.transforms(before, {"pred"})
     if settings["task"] == "segmentation":
         post += [parts.invert("pred", "image", False), *parts.transforms(after, {"pred"})]
-        post += [] if parts.gives_class_numbers(after) else [parts.transform("AsDiscreted", keys="pred", argmax=True)]
+        decided = is_multi_label(settings) or parts.gives_class_numbers(after)
+        post += [] if decided else [parts.transform("AsDiscreted", keys="pred", argmax=True)]
         post += [_save_segmentation()]
     else:
-        post += [*parts.transforms(after, {"pred"}), *_save_numbers()]
+        post += [*([] if is_multi_label(settings) else parts.transforms(after, {"pred"})), *_save_numbers()]
     return {
         **parts.common(archive, key, labelled=False),
         "preprocessing": parts.compose(
@@ -119,7 +126,11 @@ def _metric_components(settings: dict) -> dict[str, dict]:
     listed = [m for m in settings["validate"]["metrics"] if m.get("name") not in DISTANCES]
     listed = [m for m in listed if m is listed[0] or m.get("name") not in parts.IGNITE_REGRESSION]
     taken = "$monai.handlers.from_engine(['pred', 'label'])"
-    made = {m["label"]: parts.target("metric", m, output_transform=taken) for m in listed}
+    decided = taken.replace("pred", DECIDED) if _decides_apart(settings) else taken
+    made = {
+        m["label"]: parts.target("metric", m, output_transform=taken if m.get("name") in OF_RANKS else decided)
+        for m in listed
+    }
     for metric in listed:
         if settings["task"] == REGRESSION and metric.get("name") == "RootMeanSquaredError":
             # MONAI's is the mean of the cases' roots, which of one number each is the mean absolute error.
@@ -131,6 +142,8 @@ def _scored_post(settings: dict, transform: str) -> list[dict]:
     """Post-transforms that end with prediction and label one-hot on the file's grid, as metrics want them."""
     before, after = parts.split_post(settings)
     both = {"pred", "label"}
+    if _decides_apart(settings):
+        return [*parts.transforms(before, both), *_decisions(after)]
     if settings["task"] != SEGMENTATION:
         return parts.transforms([*before, *after], both)
     classes = next(
@@ -141,17 +154,35 @@ def _scored_post(settings: dict, transform: str) -> list[dict]:
         raise UserError("model: args lack out_channels, which evaluate.json needs; add it to the recipe")
     numbers = [] if parts.gives_class_numbers(after) else [parts.transform("AsDiscreted", keys="pred", argmax=True)]
     inverted = parts.invert(["pred", "label"], ["image", "label"], [False, True], transform)
+    if is_multi_label(settings):
+        return [*parts.transforms(before, both), inverted, *parts.transforms(after, both)]
     # AsDiscreted of the recipe may already have made the label one-hot; one that is stays.
     onehot_label = any("label" in c["args"].get("keys", []) for c in after if c.get("name") == "AsDiscreted")
     last = parts.transform("AsDiscreted", keys=["pred"] if onehot_label else ["pred", "label"], to_onehot=classes)
     return [*parts.transforms(before, both), inverted, *parts.transforms(after, both), *numbers, last]
 
 
+def _decides_apart(settings: dict) -> bool:
+    """Whether some metrics take probabilities, others decisions: of classes that may occur together in a case."""
+    return settings["task"] == CLASSIFICATION and is_multi_label(settings)
+
+
+def _decisions(after: list[dict]) -> list[dict]:
+    """Decisions beside the probabilities: by the recipe's post-transforms of a threshold, else from 0.5 on."""
+    copied = parts.transform("CopyItemsd", keys="pred", names=DECIDED)
+    given = [{**c, "args": {**c["args"], "keys": DECIDED}} for c in after]
+    chosen = given or [{"name": "AsDiscreted", "args": {"keys": DECIDED, "threshold": 0.5}}]
+    return [copied, *parts.transforms(chosen, {DECIDED})]
+
+
 def _labelled(settings: dict, components: list[dict]) -> dict:
-    """A chain of pre-transforms for items with a label; a regression's becomes a float32 tensor ``[1]``."""
+    """A chain of pre-transforms for items with a label; a regression's becomes a float32 tensor ``[1]``, 0 and 1 for each class ``[classes, …]``."""
     chain = parts.transforms(components, {"image", "label"})
-    if settings["task"] == REGRESSION:
+    if settings["task"] == REGRESSION or _decides_apart(settings):
         chain.append(parts.transform("ToTensord", keys="label", dtype="$torch.float32"))
+    elif is_multi_label(settings):  # not ToTensord, which would be undone on the way back to the file's grid
+        chain.append(parts.transform("CastToTyped", keys="label", dtype="$torch.float32"))
+    if settings["task"] == REGRESSION:
         chain.append(parts.transform("EnsureChannelFirstd", keys="label", channel_dim="no_channel"))
     return parts.compose(chain)
 

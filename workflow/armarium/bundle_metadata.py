@@ -11,6 +11,7 @@ from . import layout
 from .configure import read_effective
 from .dataset import CLASSIFICATION, REGRESSION, SEGMENTATION, read_facts
 from .errors import UserError
+from .multi_label import is_multi_label
 
 VERSION = "0.1.0"
 REQUIRES = {
@@ -164,7 +165,7 @@ def metadata(archive: str) -> dict:
         "is_patch_data": image["is_patch_data"] and segmentation,
         "channel_def": outputs,
     }
-    named = ", ".join(outputs.values())
+    named, several = ", ".join(outputs.values()), "multi-label " if is_multi_label(settings) else ""
     return {
         "schema": SCHEMA,
         "version": VERSION,
@@ -174,7 +175,7 @@ def metadata(archive: str) -> dict:
         "numpy_version": REQUIRES["numpy"],
         "required_packages_version": {p: REQUIRES[p] for p in ("nibabel", "pytorch-ignite")},
         "name": str(dataset.get("name") or task),
-        "task": f"{task}: {named}",
+        "task": f"{several}{task}: {named}",
         "description": description(archive),
         "authors": "not stated",
         "copyright": f"Data licence: {licence_line(archive)}. The licence of the weights is in LICENSE.",

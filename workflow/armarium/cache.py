@@ -88,8 +88,9 @@ class PreparedCases:
         Returns
         -------
         dict
-            ``image`` float ``[channels, *grid]``, ``label`` ``[1, *grid]``, a class number (scalar) or a target
-            (float32 ``[1]``), and for going back to the file's grid ``trace`` and ``affine``.
+            ``image`` float ``[channels, *grid]``, ``label`` ``[1, *grid]`` (``[classes, *grid]`` where these may overlap),
+            a class number (scalar), 0 or 1 for each class (float32 ``[classes]``) or a target (float32 ``[1]``), and for
+            going back to the file's grid ``trace`` and ``affine``.
         """
         path = self._path(case)
         if path.is_file() and (kept := _kept(path)):
@@ -142,9 +143,11 @@ def _kept(path: Path) -> dict | None:
         return None
 
 
-def _number(label: int | float) -> torch.Tensor:
-    """A class as losses take it; a target as a network with one output gives it."""
-    return torch.tensor([label], dtype=torch.float32) if isinstance(label, float) else torch.as_tensor(label)
+def _number(label: int | float | list[int]) -> torch.Tensor:
+    """A class as losses take it; a target, or 0 or 1 for each class, as a network gives it."""
+    if isinstance(label, int):
+        return torch.as_tensor(label)
+    return torch.tensor(label if isinstance(label, list) else [label], dtype=torch.float32)
 
 
 def _compact(label: torch.Tensor) -> torch.Tensor:

@@ -67,6 +67,12 @@ def build(arguments: Sequence[str]) -> int:
     return _run(Path.cwd(), arguments)
 
 
+def build_archive(archive: str, options: Sequence[str]) -> int:
+    """Make whatever is missing of an archive, or not as its configuration says; Snakemake's exit status."""
+    directory, relative = place_of(archive)
+    return _run(directory, [*options, "--", layout.manifest(relative)])
+
+
 def rebuild(archive: str, data_root: str | None, options: Sequence[str]) -> int:
     """Make whatever an archive lacks, up to all but its configuration; Snakemake's exit status.
 
@@ -86,11 +92,13 @@ def rebuild(archive: str, data_root: str | None, options: Sequence[str]) -> int:
     """
     directory, relative = place_of(archive)
     if data_root is not None:
-        options = _with_config(options, f"data_root={json.dumps(_from(directory, data_root), ensure_ascii=False)}")
+        options = _with_config(
+            options, f"data_root={json.dumps(data_root_from(directory, data_root), ensure_ascii=False)}"
+        )
     return _run(directory, [*options, "--", layout.manifest(relative)], {SAME_DATA: "1"})
 
 
-def _from(directory: Path, data_root: str) -> str:
+def data_root_from(directory: Path, data_root: str | os.PathLike) -> str:
     """A folder as the archive keeps it: without this machine's paths where it lies below the working directory."""
     root = Path(data_root).resolve()
     return root.relative_to(directory).as_posix() if root.is_relative_to(directory) else str(root)

@@ -11,7 +11,13 @@ import os
 import torch
 
 from . import layout
-from .configure import data_root_of, fingerprint_on_disk, published_checkpoint, read_effective
+from .configure import (
+    data_root_of,
+    evaluation_settings_of,
+    fingerprint_on_disk,
+    published_checkpoint,
+    read_effective,
+)
 from .errors import UserError
 from .export import LARGEST_INPUT, first_output, parity
 from .files import json_text, read_bytes, write_json
@@ -42,7 +48,7 @@ def evaluate_checkpoint(archive: str, device: str, cache_dir: str) -> None:
         run = finished_run(run_zip, "checkpoints")
         _refuse_other_weights(archive, run, run_zip, checkpoint)
         members = evaluate_published(
-            settings,
+            evaluation_settings_of(archive, settings),
             lambda on: published_network(archive, settings).to(on),
             cases,
             class_names(archive),

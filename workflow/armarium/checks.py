@@ -14,12 +14,13 @@ import math
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from .dataset import REGRESSION, Case, Dataset
+from .dataset import LABEL_VALUES, REGRESSION, Case, Dataset
 from .errors import Problems, UserError
 from .files import read_text, write_text
+from .multi_label import as_text, is_multi_label
 from .nifti import BLOCK, Unreadable, Volume, by, read_volume
 from .tables import read_tsv
 
@@ -50,7 +51,11 @@ _SHOWN = 8  # values or cases that one message spells out
 
 @dataclass(frozen=True)
 class Wanted:
-    """What each case is checked against."""
+    """What each case is checked against.
+
+    ``labels`` names the classes; where these may overlap (``multi_label``), ``values`` names what files without a
+    channel for each class hold, if that is known.
+    """
 
     task: str
     root: str
@@ -58,6 +63,8 @@ class Wanted:
     labels: dict[int, str]
     affine_tolerance: float
     allow_empty_labels: bool
+    multi_label: bool = False
+    values: dict[int, str] | None = None
 
 
 def check_dataset(dataset: Dataset, dataset_spec: dict, data_root: str, workers: int) -> list[dict[str, str]]:
@@ -80,6 +87,8 @@ def check_dataset(dataset: Dataset, dataset_spec: dict, data_root: str, workers:
         dataset.labels,
         dataset_spec["affine_tolerance"],
         dataset_spec["allow_empty_labels"],
+        is_multi_label(dataset_spec),
+        {int(k): v for k, v in dataset.facts[LABEL_VALUES].items()} if LABEL_VALUES in dataset.facts else None,
     )
     cases = sorted(dataset.cases, key=lambda c: c.case)
     rows, problems = [], []
@@ -107,11 +116,14 @@ def check_case(case: Case, wanted: Wanted) -> tuple[dict[str, str], list[str]]:
     if isinstance(case.label, str):
         label = _read(case.label, wanted.root, problems)
         if label:
-            problems += _grid_problems(label, images[:1], wanted.affine_tolerance)
-            counts = _label_counts(label, problems)
-            problems += _label_problems(label.path, counts, wanted)
-            row["label_voxels"] = " ".join(f"{k}:{n}" for k, n in sorted(counts.items()) if k)
+            channels = _label_channels(label, images[:1], wanted)
+            problems += _grid_problems(channels[0] if channels else label, images[:1], wanted.affine_tolerance)
+            counts = _channel_counts(channels, problems) if channels else _label_counts(label, problems)
+            problems += _label_problems(label.path, counts, wanted, bool(channels))
+            row["label_voxels"] = " ".join(f"{k}:{n}" for k, n in sorted(counts.items()) if k or channels)
             row["label_sha256"] = label.file_sha256
+    elif isinstance(case.label, tuple):
+        row["label"] = as_text(case.label)
     elif case.label is not None:
         row["label"] = str(case.label)
         if wanted.task != REGRESSION and case.label not in wanted.labels:
@@ -332,13 +344,39 @@ def _label_counts(label: Volume, problems: list[str]) -> Counter[int]:
     return counts
 
 
-def _label_problems(path: str, counts: Counter[int], wanted: Wanted) -> list[str]:
+def _label_channels(label: Volume, images: list[Volume], wanted: Wanted) -> list[Volume]:
+    """Each class's channel of a label file that has one for each, as volumes of their own; else nothing."""
+    grid = images[0].shape[:3] if images else ()
+    shape = (*grid, *[1] * (len(label.shape) - 1 - len(grid)), len(wanted.labels))
+    if not wanted.multi_label or not grid or label.shape != shape:
+        return []
+    size = math.prod(grid)
+    parts = (label.voxels[i * size : (i + 1) * size] for i in range(len(wanted.labels)))
+    return [replace(label, shape=grid, voxels=part) for part in parts]
+
+
+def _channel_counts(channels: list[Volume], problems: list[str]) -> Counter[int]:
+    """Voxels of each class; values other than 0 and 1 become problems."""
+    counts: Counter[int] = Counter()
+    for i, channel in enumerate(channels):
+        found = _label_counts(channel, problems)
+        counts[i] = found[1]
+        if outside := {k: n for k, n in sorted(found.items()) if k not in (0, 1)}:
+            values = _some([f"{k} ({n} voxels)" for k, n in outside.items()])
+            problems.append(f"{channel.path}: found values {values} in channel {i}, wanted 0 and 1; relabel them")
+    return counts
+
+
+def _label_problems(path: str, counts: Counter[int], wanted: Wanted, by_channel: bool) -> list[str]:
+    values = wanted.values if wanted.multi_label else wanted.labels
+    first = 0 if by_channel else 1  # the background has no channel
     problems = []
-    outside = {k: n for k, n in sorted(counts.items()) if k not in wanted.labels}
+    outside = {k: n for k, n in sorted(counts.items()) if k not in values} if values and not by_channel else {}
     if outside:
-        values = _some([f"{k} ({n} voxels)" for k, n in outside.items()])
-        problems.append(f"{path}: found values {values}, wanted {_classes(wanted)}; relabel, or declare them")
-    elif counts and not any(counts[k] for k in counts if k) and not wanted.allow_empty_labels:
+        found = _some([f"{k} ({n} voxels)" for k, n in outside.items()])
+        known = _some([f"{i} {name}" for i, name in values.items()])
+        problems.append(f"{path}: found values {found}, wanted {known}; relabel, or declare them")
+    elif counts and not any(counts[k] for k in counts if k >= first) and not wanted.allow_empty_labels:
         problems.append(
             f"{path}: found background only, wanted some voxels of {_classes(wanted)}; leave the case out, or set dataset.allow_empty_labels"
         )

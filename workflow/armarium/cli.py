@@ -64,6 +64,16 @@ class Commands(click.Group):
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
+processes = click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    envvar="ARMARIUM_EVALUATION_PROCESSES",
+    show_default=True,
+    help="Processes that share the cases, on a GPU each where there are GPUs.",
+)
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--log", type=click.Path(dir_okay=False), help="Write messages to this file too.")
 @click.pass_context
@@ -79,7 +89,7 @@ class Tee(io.TextIOBase):
     """Standard error that goes to a file as well, as long as that can be written; a bar stays on the terminal alone."""
 
     def __init__(self, stream, path: str):
-        self.stream, self.file = stream, None
+        self.stream, self.path, self.file = stream, path, None
         with suppress(OSError):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self.file = open(path, "ab", buffering=0)  # noqa: SIM115 (open as long as the process)
@@ -187,9 +197,10 @@ def copy_logs(archive: str, split: str, targets: tuple[str, ...]) -> None:
 @split
 @device
 @cache
-def test(archive: str, group: str, split: str, device: str, cache: str) -> None:
+@processes
+def test(archive: str, group: str, split: str, device: str, cache: str, processes: int) -> None:
     """Score the checkpoints of a split on a test group."""
-    computing_steps().test_split(archive, group, split, device, cache)
+    computing_steps().test_split(archive, group, split, device, cache, processes)
 
 
 @cli.command()
@@ -206,10 +217,11 @@ def write_results(archive: str, group: str, split: str, checkpoint: str) -> None
 @archive
 @device
 @cache
+@processes
 @click.option("--trust-torchscript/--no-trust-torchscript", "trusted", envvar="ARMARIUM_TRUST_TORCHSCRIPT")
-def evaluate_published(archive: str, device: str, cache: str, trusted: bool) -> None:
+def evaluate_published(archive: str, device: str, cache: str, processes: int, trusted: bool) -> None:
     """Score the published model and keep its predictions."""
-    computing_steps().evaluate_published(archive, device, cache, trusted)
+    computing_steps().evaluate_published(archive, device, cache, trusted, processes)
 
 
 @cli.command()
@@ -343,6 +355,49 @@ def build(arguments: tuple[str, ...]) -> None:
 def rebuild(archive: str, data_root: str | None, options: tuple[str, ...]) -> None:
     """Make all that an archive lacks, be it all but its config/, from the same data; OPTIONS are Snakemake's."""
     sys.exit(import_module(".calling", __package__).rebuild(archive, data_root, options))
+
+
+changes = click.option(
+    "--set", "changes", multiple=True, metavar="NAME=VALUE", help="A variable of the configuration; may be repeated."
+)
+target = click.argument("target", type=click.Path(file_okay=False))
+
+
+def _by_name(pairs: tuple[str, ...]) -> dict[str, str]:
+    if wrong := [pair for pair in pairs if not pair.partition("=")[1]]:
+        raise click.BadParameter(f"found {wrong[0]!r}, wanted NAME=VALUE", param_hint="--set")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+@cli.command()
+@archive
+@target
+@changes
+def clone(archive: str, target: str, changes: tuple[str, ...]) -> None:
+    """Copy ARCHIVE to TARGET, with other values where --set says so; TARGET names ARCHIVE as its origin."""
+    import_module(".clone", __package__).clone(archive, target, _by_name(changes))
+    click.echo(f"{target}: cloned from {archive}; what is now to be made: armarium status {shlex.quote(target)}")
+
+
+@cli.command()
+@archive
+@target
+@changes
+@click.option(
+    "--from",
+    "start",
+    metavar="FILE",
+    help="Another archive's models/model.pt or models/final_model.pt, or any file of weights.",
+)
+@click.option(
+    "--continue", "further", is_flag=True, help="Go on with the optimizer's state, instead of transferring weights."
+)
+@click.option("--cores", default="all", show_default=True, help="CPU cores for Snakemake.")
+def finetune(archive: str, target: str, changes: tuple[str, ...], start: str | None, further: bool, cores: str) -> None:
+    """Clone ARCHIVE to TARGET and train that on from ARCHIVE's weights, or from those of FILE."""
+    module = import_module(".finetune", __package__)
+    module.prepare_clone(archive, target, _by_name(changes), module.start_file(start, further))
+    sys.exit(import_module(".calling", __package__).build_archive(target, ["--cores", cores]))
 
 
 @cli.command(context_settings=passed_on)

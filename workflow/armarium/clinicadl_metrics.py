@@ -10,6 +10,7 @@ from typing import Any
 
 from .clinicadl_model import Inexpressible
 from .dataset import CLASSIFICATION, REGRESSION
+from .multi_label import is_multi_label
 
 LOSS = "loss"
 NOT_SPATIAL = {
@@ -74,6 +75,8 @@ def outputs_of(model: dict) -> int | None:
 
 def _described(component: dict, settings: dict, first: bool) -> dict:
     name = component.get("name")
+    if is_multi_label(settings):
+        raise Inexpressible("classes that may occur together are not compared with ClinicaDL's")
     softmax, argmax = _post_transforms(settings["validate"]["post_transforms"])
     if settings["task"] == REGRESSION:
         return _of_regression(name, component["args"], softmax or argmax)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .dataset import CLASSIFICATION, SEGMENTATION
+from .multi_label import is_multi_label
 
 PARTS = ("network", "loss", "optimizer", "inferer")
 FOREIGN = "NotInClinicaDL"
@@ -293,6 +294,8 @@ SIMPLE_INFERER = {
 
 
 def _loss(settings: dict) -> dict:
+    if is_multi_label(settings):
+        raise Inexpressible("classes that may occur together are not compared with ClinicaDL's")
     name, given = _named(settings["loss"], LOSSES)
     found = _arguments(given, **LOSSES[name])
     _only(found, **{k: v for k, v in LOSSES[name].items() if k not in _FREE})

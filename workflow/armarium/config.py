@@ -12,6 +12,7 @@ from typing import Any
 from .dataset import REGRESSION, SEGMENTATION, SOURCES
 from .errors import Problems, UserError
 from .home import WORKFLOW
+from .multi_label import is_multi_label
 
 LONGEST_SCALAR = 64
 """Characters of a number, a truth value or the like; a longer text is not parsed: YAML can refer to itself."""
@@ -142,7 +143,7 @@ def check(value: dict, name: str, source: str, optional: Collection[str] = ()) -
 
 
 def _dataset_problems(config: dict) -> Iterator[str]:
-    """Datasets that name no source or several, or a target or labels that their task has not."""
+    """Datasets that name no source or several, or a target, labels or several labels that their task has not."""
     for name, section in config.get("archives", {}).items():
         dataset = section["dataset"]
         given = [key for key in SOURCES if key in dataset]
@@ -153,6 +154,10 @@ def _dataset_problems(config: dict) -> Iterator[str]:
         task = dataset.get("task", SEGMENTATION)
         if task == SEGMENTATION and "target" in dataset:
             yield f"archives.{name}.dataset.target: found {dataset['target']!r}, but a segmentation's labels are files; leave it out, or set task"
+        if task == REGRESSION and is_multi_label(dataset):
+            yield f"archives.{name}.dataset.multi_label: found true, but a regression has no classes; leave it out"
+        if is_multi_label(dataset) and dataset.get("synthesize"):
+            yield f"archives.{name}.dataset: found synthesize, which makes cases of one class each, beside multi_label; leave one of them out"
         if task == REGRESSION and dataset.get("labels"):
             yield f"archives.{name}.dataset.labels: found {dataset['labels']}, but a regression has no classes; leave it out"
 

@@ -25,7 +25,12 @@ from .files import json_text, read_json, read_text, write_text
 from .hashing import HashIndex
 from .manifest import read_manifest
 from .mmar_configs import derived_configs, environment_defaults
+from .multi_label import is_multi_label
+from .own_configs import brought, edited, own_evaluation, without_part
+from .parent import read_parent, start_in_configuration
+from .recipe_files import other_task, read_object, recipe_files, translated_files
 from .split_files import given_groups, own_groups, sides_of, tested_on
+from .unused import without_effect
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Configured:
 
     ``effective`` maps each part of ``layout.EFFECTIVE`` and ``files`` to the text its file has, or would
     have when nothing may be written (a dry run); ``changed`` names the parts whose file differs, ``rewritten``
-    every configuration file that does.
+    every configuration file that does; ``start`` says what training starts from, where that is a parent's weights.
     """
 
     archive: str
@@ -55,8 +60,10 @@ class Configured:
     settings: dict
     data_root: str
     effective: dict[str, str]
+    start: dict | None = None
     changed: set[str] = field(default_factory=set)
     rewritten: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @cached_property
     def split_numbers(self) -> list[int]:
@@ -273,28 +280,8 @@ def archive_spec(section: dict) -> dict:
     return {k: v for k, v in section.items() if k != "recipe"}
 
 
-def _recipe_files(folder: str, name: str) -> dict[str, dict]:
-    base = Path(folder)
-    base = base / "config" if (base / "config").is_dir() else base
-    if not (base / "config_train.json").is_file():
-        raise UserError(
-            f"archives.{name}.recipe: no config_train.json in '{folder}'; wanted a folder with an MMAR's config/"
-        )
-    wanted = (*layout.MMAR_CONFIGS, "environment.json")
-    return {n: _read_object(base / n) for n in wanted if (base / n).is_file()}
-
-
 MOST_RESULTS = 100_000
 """Results, each of several files, that one archive can plan for."""
-LARGEST_CONFIG = 1 << 20
-"""Bytes of an MMAR configuration; a variable of it may be put in as often as it has room for."""
-
-
-def _read_object(path: str | Path) -> dict:
-    found = read_json(path, LARGEST_CONFIG)
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: found a JSON {type(found).__name__}, wanted an object {{…}}")
-    return found
 
 
 def _published_datalist(publish: int) -> str:
@@ -314,7 +301,19 @@ def _environment(given: dict, spec: dict, data_root: str | None) -> dict:
 def _kept(archive: str) -> dict:
     """The variables that were set for an archive before."""
     path = layout.archive_json(archive)
-    return _kept_in(_read_object(path), path) if Path(path).is_file() else {}
+    return _kept_in(read_object(path), path) if Path(path).is_file() else {}
+
+
+OWN_KEYS = ("kept", "translated", "own")
+"""What an archive.json has beside the section of config.yaml: what was set, what was translated, and which of MMAR's
+configurations do not just follow from config_train.json."""
+
+
+def _lines_in(held: dict, key: str, path: str) -> list[str]:
+    lines = held.get(key, [])
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise UserError(f"{path}: {key} is {lines!r:.100}; wanted a list of texts, or none")
+    return lines
 
 
 def _kept_in(held: dict, path: str) -> dict:
@@ -332,7 +331,9 @@ def _without_datalist(changes: dict) -> tuple[dict, str | None]:
 def _listed_files(archive: str, section: dict, given: Globals) -> tuple[dict, dict[str, dict]]:
     """The spec and configuration files of an archive that config.yaml lists."""
     spec = archive_spec(section)
-    files = _recipe_files(section["recipe"], Path(archive).name)
+    files, spec["translated"] = recipe_files(section["recipe"], Path(archive).name, spec["allow"])
+    spec["own"] = brought(files, spec["dataset"]["task"])
+    spec["translated"] += other_task(files.get("environment.json", {}), spec)
     environment = _environment(files.get("environment.json", {}), spec, given.data_root)
     conf, environment = recipe.override(files["config_train.json"], environment, section["set"])
     changes, datalist = _without_datalist(given.changes)
@@ -363,8 +364,8 @@ def _held_files(archive: str, given: Globals) -> tuple[dict, dict[str, dict]]:
             f"{archive}: no such archive: not listed in the configuration file and without config/archive.json; list it under 'archives' or check the path"
         )
     path = layout.archive_json(archive)
-    held = _read_object(path)
-    section = {"recipe": layout.mmar_config(archive, ""), **{k: v for k, v in held.items() if k != "kept"}}
+    held = read_object(path)
+    section = {"recipe": layout.mmar_config(archive, ""), **{k: v for k, v in held.items() if k not in OWN_KEYS}}
     spec = archive_spec(check({"archives": {"archive": section}}, "config", path)["archives"]["archive"])
     changes, datalist = _without_datalist(given.changes)
     spec["kept"] = {**_kept_in(held, path), **changes}
@@ -373,11 +374,15 @@ def _held_files(archive: str, given: Globals) -> tuple[dict, dict[str, dict]]:
             f"{path}: allow names {', '.join(foreign)}, code that this archive would run; if you know it and it is yours, "
             f"say so with --config allow='[{', '.join(foreign)}]' or as allow at the top of the configuration file"
         )
-    names = (*layout.MMAR_CONFIGS, "environment.json", "splits.json")
-    paths = {n: Path(layout.mmar_config(archive, n)) for n in names}
-    files = {n: (read_json if n == "splits.json" else _read_object)(p) for n, p in paths.items() if p.is_file()}
+    names = (*layout.MMAR_CONFIGS, "environment.json")
+    files, told = translated_files({n: Path(layout.mmar_config(archive, n)) for n in names}, spec["allow"])
+    spec["translated"] = list(dict.fromkeys([*_lines_in(held, "translated", path), *told]))
     if "config_train.json" not in files:
         raise UserError(f"{archive}: config/config_train.json is missing; copy it back from the recipe")
+    if (splits := Path(layout.mmar_config(archive, "splits.json"))).is_file():
+        files["splits.json"] = read_json(splits)
+    own, task = _lines_in(held, "own", path), spec["dataset"]["task"]
+    spec["own"] = edited(archive, own, files, task, read_parent(archive))
     environment = _environment(files.get("environment.json", {}), spec, given.data_root)
     files["config_train.json"], files["environment.json"] = recipe.override(
         files["config_train.json"], environment, changes
@@ -441,7 +446,9 @@ def _splits_in_use(splits: dict) -> dict:
     return {k: v for k, v in splits.items() if k not in unused}
 
 
-def _effective(spec: dict, settings: dict, chosen: list[str], given_splits: dict | None) -> dict[str, dict]:
+def _effective(
+    spec: dict, settings: dict, chosen: list[str], given_splits: dict | None, warnings: list[str]
+) -> dict[str, dict]:
     dataset = {k: v for k, v in spec["dataset"].items() if k not in (*CHECK_KEYS, "description", "licence")}
     drawn = {g: t for g, t in spec["test"]["groups"].items() if _takes_training_cases(t)}
     other = {g: t for g, t in spec["test"]["groups"].items() if g not in drawn}
@@ -454,9 +461,10 @@ def _effective(spec: dict, settings: dict, chosen: list[str], given_splits: dict
         "train": {
             **_sorted({k: v for k, v in settings.items() if k not in EXECUTION_KEYS}),
             "task": dataset["task"],
+            **({"multi_label": True} if is_multi_label(dataset) else {}),
             "allow": spec["allow"],
         },
-        "execution": {k: settings[k] for k in EXECUTION_KEYS},
+        "execution": {**{k: settings[k] for k in EXECUTION_KEYS}, **({"warnings": warnings} if warnings else {})},
         "select": {"checkpoints": chosen},
         "test": {"groups": {**other, **drawn}},
         "predict": {"predictions": spec["predictions"]},
@@ -512,6 +520,36 @@ def _text(path: str, value: dict | list) -> str:
     return present if same else text
 
 
+FINETUNE = "config_finetune.json"
+"""What configures the training of an archive that starts from a parent's weights, as in an MMAR."""
+
+
+def _settings(archive: str, files: dict[str, dict], name: str) -> dict:
+    return recipe.training_settings(files[name], files["environment.json"], layout.mmar_config(archive, name))
+
+
+def _with_derived(archive: str, files: dict[str, dict], spec: dict, given: Globals, starts: bool) -> dict[str, dict]:
+    """The files with those that follow from ``config_train.json``, but for what somebody wrote.
+
+    By ``config_finetune.json`` an archive is trained that starts from a parent's weights, so what is set counts there too.
+    """
+    parent = read_parent(archive) if starts else None
+    derived = derived_configs(files["config_train.json"], spec["dataset"]["task"], parent)
+    found = {**files, **{name: derived[name] for name in layout.MMAR_CONFIGS[1:] if name not in spec["own"]}}
+    if starts and FINETUNE in spec["own"]:
+        found[FINETUNE], _ = recipe.override(found[FINETUNE], found["environment.json"], given.changes)
+    return found
+
+
+def _held_spec(spec: dict) -> dict:
+    """What archive.json has: no empty lists of what is seldom there."""
+    return {k: v for k, v in spec.items() if v or k not in ("translated", "own")}
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _write_if_changed(archive: str, path: str, text: str, dry: bool) -> bool:
     """Whether the file differs from ``text``; brings it up to date unless ``dry``.
 
@@ -562,16 +600,29 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
         If a configuration is wrong, or a listed archive's was edited by hand.
     """
     spec, files = _listed_files(archive, section, given) if section else _held_files(archive, given)
-    source = layout.mmar_config(archive, "config_train.json")
-    settings = recipe.training_settings(files["config_train.json"], files["environment.json"], source)
+    index = HashIndex(Path(given.cache_dir, "hashes.sqlite"))
+    start = start_in_configuration(archive, index)
+    files = _with_derived(archive, files, spec, given, bool(start))
+    settings = _settings(archive, files, "config_train.json")
+    trained_by = FINETUNE if start else "config_train.json"
+    if start:
+        settings = {**_settings(archive, files, FINETUNE), "start": start}
+    evaluated = own_evaluation(files, spec["own"], settings, archive)
+    warnings = [
+        *spec["translated"],
+        *without_effect(files[trained_by]),
+        *without_part(files, spec["own"], settings, evaluated, archive),
+    ]
     chosen = _check_selection(spec, settings, archive)
-    files = {**derived_configs(files["config_train.json"], spec["dataset"]["task"]), **files}
+    spec = _held_spec(spec)
     data_root = files["environment.json"]["DATA_ROOT"]
     given_splits = files.get("splits.json") if spec["splits"]["method"] == "file" else None
     _refuse_groups_twice(archive, spec["test"]["groups"], given_splits)
-    parts = _effective(spec, settings, chosen, given_splits)
+    parts = _effective(spec, settings, chosen, given_splits, warnings)
+    if evaluated:
+        parts["predict"]["validate"] = _sorted(evaluated)
     effective = {part: _text(layout.effective(archive, part), value) for part, value in parts.items()}
-    configured = Configured(archive, spec, settings, data_root, effective)
+    configured = Configured(archive, spec, settings, data_root, effective, start, warnings=warnings)
     if spec["publish"] not in configured.split_numbers:
         raise UserError(f"{archive}: publish is {spec['publish']}; wanted one of the splits {configured.split_numbers}")
     asked = sum(len(chosen) * max(1, len(configured.groups_of(k))) for k in configured.split_numbers)
@@ -579,7 +630,6 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
         raise UserError(
             f"{archive}: {asked:,} results of every split, checkpoint and test group, wanted at most {MOST_RESULTS:,}; ask for fewer of these"
         )
-    index = HashIndex(Path(given.cache_dir, "hashes.sqlite"))
     groups = {g: t for g, t in parts["test"]["groups"].items() if "given" not in t}
     configured.effective["files"] = json_text(changed_files(archive, spec["dataset"], groups, data_root, index))
 
@@ -590,7 +640,10 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
         path = layout.mmar_config(archive, name)
         if _write_if_changed(archive, path, text, dry):
             configured.rewritten.append(path)
-    hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    source = layout.mmar_config(archive, trained_by)
+    variables = recipe.effective_variables(files[trained_by], files["environment.json"], source)
+    _write_if_changed(archive, layout.effective_variables(archive), json_text(variables), dry)
+    hashes = {name: _sha256(text) for name, text in texts.items()}
     _write_if_changed(archive, layout.written_configs(archive), json_text(hashes), dry)
     for part, text in configured.effective.items():
         path = layout.effective(archive, part)
@@ -598,6 +651,26 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
             configured.changed.add(part)
             configured.rewritten.append(path)
     return configured
+
+
+def edited_configuration(archive: str, changes: dict) -> dict[str, str]:
+    """What the files of an archive on disk would be with ``changes`` of variables put in, by path; those that differ.
+
+    Raises
+    ------
+    UserError, Problems
+        If its configuration is wrong, or would be.
+    """
+    held = read_object(layout.archive_json(archive))
+    trusted = held.get("allow", [])  # nothing is run here
+    spec, files = _held_files(archive, Globals(None, changes, allow=tuple(map(str, trusted))))
+    _check_selection(spec, _settings(archive, files, "config_train.json"), archive)
+    values = {
+        "archive.json": _held_spec(spec),
+        **{name: files[name] for name in ("config_train.json", "environment.json")},
+    }
+    texts = {path: _text(path, v) for path, v in ((layout.mmar_config(archive, n), v) for n, v in values.items())}
+    return {path: text for path, text in texts.items() if not os.path.isfile(path) or read_text(path) != text}
 
 
 def read_effective(archive: str, part: str) -> dict:
@@ -609,6 +682,11 @@ def training_settings_of(archive: str) -> dict:
     """The effective training configuration with how it is carried out, and the epochs whose weights to keep."""
     kept = epochs_listed(read_effective(archive, "select")["checkpoints"])
     return {**read_effective(archive, "train"), **read_effective(archive, "execution"), "keep_epochs": kept}
+
+
+def evaluation_settings_of(archive: str, settings: dict) -> dict:
+    """The effective configuration ``settings`` as the published model is evaluated: by its own config_validation.json, if any."""
+    return {**settings, "validate": read_effective(archive, "predict").get("validate", settings["validate"])}
 
 
 def epochs_listed(checkpoints: Iterable[str]) -> list[int]:

@@ -20,6 +20,7 @@ from typing import Any
 from .derived import derive_columns
 from .errors import Problems, UserError
 from .files import read_json, read_text
+from .multi_label import SEPARATOR, class_columns_of, is_multi_label, labels_of_case
 from .naming import bids_id, given_name, longer_name, stem
 
 SEGMENTATION, CLASSIFICATION, REGRESSION = "segmentation", "classification", "regression"
@@ -41,6 +42,7 @@ UNLABELLED = ("", "n/a")  # n/a is how BIDS tables write a missing value
 LISTS = (".json", ".tsv")
 MOST_FIELDS = 20_000_000
 TARGET = "target"
+LABEL_VALUES = "label_values"
 LARGEST_TARGET = 1e38
 LONGEST_NUMBER = 64
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -57,7 +59,7 @@ class Case:
     participant_id: str
     session_id: str
     images: tuple[str, ...]
-    label: str | int | float | None
+    label: str | int | float | tuple[int, ...] | None
     columns: dict[str, str]
     subset: str
 
@@ -66,7 +68,8 @@ class Case:
 class Dataset:
     """Cases in the list's order, the meaning of labels and channels, and what the list says of itself.
 
-    A regression has no ``labels``; ``facts["target"]`` names what its numbers are.
+    A regression has no ``labels``; ``facts["target"]`` names what its numbers are. Where label files' classes may overlap,
+    ``facts[LABEL_VALUES]`` names the values of files without a channel for each, if the list says.
     ``source`` is the list's path and ``spec`` the section of the configuration it was read by.
     """
 
@@ -125,6 +128,8 @@ def read_dataset(dataset_spec: dict, data_root: str) -> Dataset:
         facts["target"] = dataset_spec.get("target") or TARGET
     else:
         labels = _names(dataset_spec.get("labels") or facts.get("labels"), "labels", source)
+    if dataset_spec["task"] == SEGMENTATION and is_multi_label(dataset_spec):
+        facts |= _label_values(dataset_spec, facts, source)
     modality = _modality(facts.pop("modality", None), dataset_spec.get("channels") or channels, source)
     facts.pop("labels", None)
     cases = _cases(entries, dataset_spec, labels, source, problems)
@@ -250,20 +255,21 @@ def _read_json_list(path: str, spec: dict, problems: list[str]) -> tuple[list[_E
             where = f"{key}[{i}]"
             item = {"image": item} if isinstance(item, str) else item
             if isinstance(item, dict) and "image" in item:
-                entries.append(_json_entry(where, SUBSETS[key], item, spec.get("target") or "label"))
+                entries.append(_json_entry(where, SUBSETS[key], item, spec))
             else:
                 problems.append(f'{where}: found {item!r:.80}, wanted {{"image": path, "label": …}} or a path')
     facts = {_SPELLINGS.get(k, k): v.strip() if isinstance(v, str) else v for k, v in content.items()}
     facts = {k: v for k, v in facts.items() if isinstance(v, str | int | float) and k not in _COUNTS}
     facts.setdefault("name", Path(path).resolve().parent.name)
-    named = {k: content[k] for k in ("labels", "modality") if content.get(k)}
+    named = {k: content[k] for k in ("labels", "modality", LABEL_VALUES) if content.get(k)}
     return entries, {**facts, **named}, 0
 
 
-def _json_entry(where: str, subset: str, item: dict, labelled_by: str) -> _Entry:
+def _json_entry(where: str, subset: str, item: dict, spec: dict) -> _Entry:
     images = item["image"] if isinstance(item["image"], list) else [item["image"]]
+    labelled_by = spec.get("target") or "label"
     label = item.get(labelled_by)
-    if isinstance(label, list) and len(label) == 1:
+    if isinstance(label, list) and len(label) == 1 and not (is_multi_label(spec) and spec["task"] == CLASSIFICATION):
         label = label[0]
     own = ("image", "label", labelled_by, *_OWN_COLUMNS)
     columns = {k: str(v) for k, v in item.items() if k not in own and isinstance(v, str | int | float)}
@@ -290,6 +296,8 @@ def _read_tsv(path: str, spec: dict, problems: list[str]) -> tuple[list[_Entry],
         raise UserError(f"{path}: not a UTF-8 table of tab-separated values ({error})") from None
     header = [name.strip() for name in rows[0][1]] if rows else []
     images, label = _tsv_columns(path, header, spec)
+    of_classes = spec["task"] == CLASSIFICATION and is_multi_label(spec) and label not in header
+    given = class_columns_of(spec, header, path) if of_classes else [label]
     own = {*_OWN_COLUMNS, *images, label}
     others = [name for name in header if name not in own]
     entries = []
@@ -303,13 +311,13 @@ def _read_tsv(path: str, spec: dict, problems: list[str]) -> tuple[list[_Entry],
             problems.append(f"line {line}: found subset {subset!r}, wanted one of {', '.join(SUBSETS)}")
             continue
         files = [f.strip() for name in images for f in value[name].split(";")]
-        target = value.get(label, "")
+        targets = [value.get(name, "") for name in given]
         entries.append(
             _Entry(
                 f"line {line}",
                 SUBSETS[subset],
                 files,
-                None if target in UNLABELLED else target,
+                None if all(target in UNLABELLED for target in targets) else SEPARATOR.join(targets),
                 value["participant_id"],
                 value.get("session_id"),
                 value.get("case"),
@@ -344,12 +352,11 @@ def _tsv_columns(path: str, header: list[str], spec: dict) -> tuple[list[str], s
 def _cases(entries: list[_Entry], spec: dict, labels: dict, source: str, problems: list[str]) -> list[Case]:
     # Rows of a tree have whole paths.
     folder, table = ("", True) if tree_kind(spec) else (posixpath.dirname(source), source.endswith(".tsv"))
-    indices = {name: i for i, name in labels.items()}
     drafts = []
     for entry in entries:
         try:
             images = tuple(_relative(path, folder, "image") for path in entry.images or [None])
-            label = _label(entry.label, spec["task"], indices, folder)
+            label = _label(entry.label, spec, labels, folder)
             if label is None and entry.subset != TEST:
                 raise ValueError(f"no label, wanted one in a {entry.subset} entry")
             participant = bids_id("sub", entry.participant, "participant_id") if table or entry.participant else ""
@@ -413,13 +420,18 @@ def _relative(path: Any, folder: str, what: str, suffixes: tuple = (".nii", ".ni
     return joined
 
 
-def _label(label: Any, task: str, indices: dict[str, int], folder: str) -> str | int | float | None:
+def _label(label: Any, spec: dict, names: dict[int, str], folder: str) -> str | int | float | tuple[int, ...] | None:
     if label is None:
         return None
-    if task == SEGMENTATION:
+    if spec["task"] == SEGMENTATION:
         return _relative(label, folder, "label")
-    if task == REGRESSION:
+    if spec["task"] == REGRESSION:
         return _target(label)
+    return labels_of_case(label, names) if is_multi_label(spec) else _class(label, names)
+
+
+def _class(label: Any, names: dict[int, str]) -> int:
+    indices = {name: i for i, name in names.items()}
     if isinstance(label, str):
         if label in indices:
             return indices[label]
@@ -428,7 +440,8 @@ def _label(label: Any, task: str, indices: dict[str, int], folder: str) -> str |
     elif isinstance(label, int | float) and not isinstance(label, bool) and label == label // 1:
         return int(label)
     known = ", ".join(f"{i} {name}" for name, i in indices.items())
-    raise ValueError(f"label: found {label!r}, wanted a class index or name ({known})")
+    several = "; where a case may have several classes, set dataset.multi_label" if isinstance(label, list) else ""
+    raise ValueError(f"label: found {label!r:.200}, wanted a class index or name ({known}){several}")
 
 
 def _target(found: Any) -> float:
@@ -461,6 +474,16 @@ def _names(names: Any, what: str, source: str) -> dict[int, str]:
     if len(set(result.values())) < len(result):
         raise UserError(f"{source}: {what}: found {list(result.values())}, wanted a different name for each")
     return dict(sorted(result.items()))
+
+
+def _label_values(spec: dict, facts: dict, source: str) -> dict[str, dict[str, str]]:
+    """What values in label files mean where they are no channels: the list's labels, if the configuration names the classes."""
+    found = facts.get(LABEL_VALUES) or (facts.get("labels") if spec.get("labels") else None)
+    if not found:
+        return {}
+    if not isinstance(found, dict) or not all(re.fullmatch("[0-9]{1,9}", str(key)) for key in found):
+        raise UserError(f'{source}: found label values {found!r:.200}, wanted {{"0": "background", "1": …}}')
+    return {LABEL_VALUES: {str(int(key)): str(name) for key, name in found.items()}}
 
 
 def _modality(found: Any, channels: int, source: str) -> dict[int, str]:

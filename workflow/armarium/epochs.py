@@ -12,7 +12,7 @@ from monai.transforms import Randomizable
 from torch.utils.data import Dataset, Sampler
 
 from .cache import PreparedCases
-from .transforms import apply_all
+from .transforms import apply_to_samples
 
 CACHED_HANDLES = 8192
 """Prepared cases held open at once; each is a mapped file."""
@@ -46,14 +46,14 @@ class TrainingCases(Dataset):
     def __len__(self) -> int:
         return len(self.cases)
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, i: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         item = {k: self.load(i)[k] for k in ("image", "label")}
         state = numpy.random.RandomState(seed_from(*self.seed, self.epoch, "case", i))
         for transform in self.random:
             if isinstance(transform, Randomizable):
                 transform.set_random_state(state=state)
-        item = apply_all(self.random, item, f"case {self.cases[i]['case']}")
-        return tuple(torch.as_tensor(item[k]) for k in ("image", "label"))
+        samples = apply_to_samples(self.random, item, f"case {self.cases[i]['case']}")
+        return [tuple(torch.as_tensor(sample[k]) for k in ("image", "label")) for sample in samples]
 
 
 class EpochOrder(Sampler):

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median, pstdev
+from typing import Any
 
 import nibabel
 import numpy
@@ -20,16 +21,26 @@ import torch
 from monai.data import set_track_meta
 from monai.engines import SupervisedEvaluator
 from monai.handlers import IgniteMetricHandler
-from monai.metrics import CumulativeIterationMetric, RMSEMetric
+from monai.metrics import (
+    AveragePrecisionMetric,
+    ConfusionMatrixMetric,
+    CumulativeIterationMetric,
+    RMSEMetric,
+    ROCAUCMetric,
+)
 from monai.networks.utils import eval_mode, one_hot
 
 from .cache import PreparedCases, checked_files
+from .channels import LabelChannels, channels_last, decided
 from .components import build
 from .dataset import CLASSIFICATION, REGRESSION, SEGMENTATION
+from .distributed import ALONE, Team, by_itself
 from .errors import UserError
 from .hashing import as_checked
-from .network import one_number_a_case
+from .multi_label import is_multi_label
+from .network import a_channel_for_each_class, one_number_a_case
 from .nifti import Unreadable, check_header
+from .recipe import POST_OURS
 from .transforms import GridInverter, apply_all, build_transforms, components_at_work
 
 IDS = ["participant_id", "session_id"]
@@ -37,8 +48,8 @@ CLASS_SUMMARY = ["class", "name", "metric", "mean", "std", "median", "min", "max
 
 SET_METRICS = {"ROCAUCMetric", "AveragePrecisionMetric", "ConfusionMatrixMetric"}
 """MONAI metrics that only a whole set of cases has."""
-POST_OURS = {"SaveImaged", "SaveClassificationd", "Invertd"}
-"""Post-transforms whose part the evaluation plays itself."""
+OF_CLASSES = {"macro", "none", "mean_batch"}
+"""Averages whose value for a set is the mean over its classes: here over those where the metric is defined."""
 
 
 def _pass_through(output):
@@ -65,6 +76,8 @@ class Score:
         self.per_case &= type(self.function).__name__ not in SET_METRICS
         self.in_mm = type(self.function).__name__ in ("HausdorffDistanceMetric", "SurfaceDistanceMetric")
         self.is_root = isinstance(self.function, RMSEMetric)
+        self.of_ranks = isinstance(self.function, ROCAUCMetric | AveragePrecisionMetric)
+        self.of_decisions = isinstance(self.function, ConfusionMatrixMetric)
         self.with_background = bool(getattr(self.function, "include_background", True))
         self.reset()
 
@@ -86,7 +99,8 @@ class Score:
         prediction, label:
             ``[1, classes, *grid]``, one-hot or probabilities against one-hot; of a regression ``[1, 1]``.
         index:
-            ``[1, *grid]``, the label's class numbers; of a regression the target ``[1, 1]``.
+            ``[1, *grid]``, the label's class numbers; of a regression the target ``[1, 1]``; of classes that may occur
+            together ``label`` as whole numbers.
         spacing:
             Voxel size in mm, for distances.
 
@@ -105,8 +119,26 @@ class Score:
         values = values.as_subclass(torch.Tensor).double().flatten().tolist()
         return [v if math.isfinite(v) else math.nan for v in values]
 
+    def of_classes(self) -> list[float] | None:
+        """Each class's value over all cases taken in (NaN where undefined); None where the metric has none of its own."""
+        if self.per_case or not (self.of_ranks or self.of_decisions):
+            return None
+        with components_at_work(f"metric {self.label} by class"):
+            values = (
+                self.function.aggregate(average="none")
+                if self.of_ranks
+                else self.function.aggregate(reduction="mean_batch")[0]
+            )
+        return torch.as_tensor(values, dtype=torch.float64).flatten().tolist()
+
     def of_set(self) -> float:
-        """The metric over all cases taken in; NaN where their number or their labels leave it undefined."""
+        """The metric over all cases taken in; NaN where their number or their labels leave it undefined.
+
+        A mean over classes is one of those where it is defined.
+        """
+        average = self.function.average if self.of_ranks else getattr(self.function, "reduction", None)
+        if (self.of_ranks or self.of_decisions) and str(getattr(average, "value", average)) in OF_CLASSES:
+            return _mean(self.of_classes())
         with components_at_work(f"metric {self.label} over all cases"):
             try:
                 value = self.function.aggregate() if self.function is not None else self.handler.compute()
@@ -131,7 +163,8 @@ class Evaluation:
     """What scoring a set of cases gave.
 
     ``details`` has a row per case, ``class_details`` one per case and class; ``set_values`` holds the
-    metrics that only a set has; ``class_names`` names the classes by number.
+    metrics that only a set has, ``set_class_values`` those by the class's number; ``class_names`` names the classes by
+    number; ``kept`` has each case and what was to be kept of its prediction.
     """
 
     metrics: list[str]
@@ -139,6 +172,8 @@ class Evaluation:
     details: list[dict] = field(default_factory=list)
     class_details: list[dict] = field(default_factory=list)
     set_values: dict[str, float] = field(default_factory=dict)
+    set_class_values: dict[str, dict[int, float]] = field(default_factory=dict)
+    kept: list[tuple[dict, Any]] = field(default_factory=list)
 
     def aggregated(self) -> dict[str, float]:
         """Each metric over the set: the mean over the cases where it is defined (NaN where none is)."""
@@ -151,14 +186,20 @@ class Evaluation:
         return math.sqrt(_mean([d[metric] ** 2 for d in self.details]))
 
     def classes(self) -> list[dict]:
-        """Per class and metric: mean, spread, and how many cases were undefined."""
-        rows = []
-        for number in sorted({d["class"] for d in self.class_details}):
+        """Per class and metric: mean, spread, and how many cases were undefined.
+
+        Of a metric that only a set has: its value as the mean, and one value defined or undefined.
+        """
+        rows, of_sets = [], self.set_class_values
+        numbers = {d["class"] for d in self.class_details} | {n for values in of_sets.values() for n in values}
+        for number in sorted(numbers):
             of_class = [d for d in self.class_details if d["class"] == number]
+            row = {"class": number, "name": self.class_names.get(number, str(number))}
             for metric in self.metrics:
-                values = [d[metric] for d in of_class if metric in d]
-                if values:
-                    rows.append({"class": number, "name": of_class[0]["name"], "metric": metric, **_summary(values)})
+                if number in of_sets.get(metric, {}):
+                    rows.append({**row, "metric": metric, **_single(of_sets[metric][number])})
+                elif values := [d[metric] for d in of_class if metric in d]:
+                    rows.append({**row, "metric": metric, **_summary(values)})
         return rows
 
 
@@ -168,6 +209,11 @@ def _defined(values: list[float]) -> list[float]:
 
 def _mean(values: list[float]) -> float:
     return fmean(_defined(values)) if _defined(values) else math.nan
+
+
+def _single(value: float) -> dict:
+    known = not math.isnan(value)
+    return {**({"mean": value} if known else {}), "defined": int(known), "undefined": int(not known)}
 
 
 def _summary(values: list[float]) -> dict:
@@ -201,7 +247,7 @@ class LabelFiles:
         self.kept: dict[str, tuple[torch.Tensor, tuple[float, ...]]] = {}
 
     def get(self, case: dict) -> tuple[torch.Tensor, tuple[float, ...]]:
-        """A case's label ``[*grid]`` and its voxel size in mm."""
+        """A case's label ``[*grid]`` (``[*grid, classes]`` where the file has a channel for each) and its voxel size in mm."""
         name = case["label"]
         if name in self.kept:
             return self.kept[name]
@@ -221,6 +267,17 @@ class LabelFiles:
         return loaded
 
 
+@dataclass
+class ScoredCase:
+    """What scoring one case gave: its rows, what is kept of its prediction, and what metrics of a whole set take in."""
+
+    case: dict
+    row: dict
+    class_rows: dict[int, dict]
+    kept: Any
+    for_set: tuple[torch.Tensor, torch.Tensor, torch.Tensor, Sequence[float]] | None
+
+
 class CaseScorer:
     """Scores a network by the recipe's ``validate`` section.
 
@@ -234,15 +291,26 @@ class CaseScorer:
         What the network runs on.
     class_names:
         Names by class number.
+    team:
+        The processes that share the cases. The first has what one process would have, to the bit; the others have it too,
+        but for the predictions.
     """
 
     def __init__(
-        self, settings: dict, data_root: str, cache_dir: str, device: torch.device, class_names: dict[int, str]
+        self,
+        settings: dict,
+        data_root: str,
+        cache_dir: str,
+        device: torch.device,
+        class_names: dict[int, str],
+        team: Team = ALONE,
     ):
         validate, allow = settings["validate"], settings["allow"]
-        self.task, self.device, self.class_names = settings["task"], device, class_names
+        self.task, self.device, self.class_names, self.team = settings["task"], device, class_names, team
+        self.multi_label = is_multi_label(settings)
         self.prepared = PreparedCases(validate["pre_transforms"], data_root, cache_dir, allow)
         self.labels = LabelFiles(data_root)
+        self.channels = LabelChannels(self.prepared.transforms, class_names)
         self.inferer = build("inferer", validate["inferer"], allow)
         self.loss = build("loss", settings["loss"], allow).to(device)
         self.invert = GridInverter(self.prepared.transforms)
@@ -250,8 +318,13 @@ class CaseScorer:
         self.scores = [Score(m, allow) for m in validate["metrics"]]
         self.metrics = ["loss", *(s.label for s in self.scores)]
 
+    def prepare(self, cases: Sequence[dict], workers: int) -> None:
+        """Prepare what is missing of ``cases``, each process its share."""
+        self.prepared.prepare_all(self.team.share(cases), workers=workers)
+        self.team.wait()
+
     def __call__(
-        self, network: torch.nn.Module, cases: Sequence[dict], keep: Callable[[dict, numpy.ndarray], None] | None = None
+        self, network: torch.nn.Module, cases: Sequence[dict], keep: Callable[[dict, numpy.ndarray], Any] | None = None
     ) -> Evaluation:
         """Score ``network`` on ``cases``.
 
@@ -262,30 +335,65 @@ class CaseScorer:
         cases:
             As :class:`~armarium.cache.PreparedCases` takes them, labelled.
         keep:
-            Given each case and its prediction: class numbers on the file's grid, probabilities, or the number.
+            Given each case and its prediction: class numbers ``[*grid]`` on the file's grid, probabilities ``[classes]``, or
+            the number ``[1]``; of classes that may occur together 0 or 1 ``[*grid, classes]``, or probabilities and
+            decisions ``[2, classes]``. What it returns is kept.
         """
         result = Evaluation(self.metrics, self.class_names)
         for score in self.scores:
             score.reset()
+        if self.team.size == 1:
+            self._score_all(network, cases, keep, lambda scored: self._take_in(scored, result))
+        for part in self._parts(cases) if self.team.size > 1 else ():
+            own: list[ScoredCase] = []
+            self._score_all(network, self.team.share(part), keep, own.append)
+            for scored in self.team.in_order(own):
+                self._take_in(scored, result)
+        if self.team.is_first:
+            with by_itself():
+                self._score_the_set(result)
+            if self.task == REGRESSION:
+                result.set_values |= {s.label: result.root_mean_square(s.label) for s in self.scores if s.is_root}
+        kept, result.kept = result.kept, []
+        result = self.team.tell(result)
+        result.kept = kept
+        return result
+
+    def _score_the_set(self, result: Evaluation) -> None:
+        """The metrics that only a set has, and those by class."""
+        result.set_values = {s.label: s.of_set() for s in self.scores if not s.per_case}
+        if self.task != REGRESSION:
+            by_class = {s: values for s in self.scores if (values := s.of_classes())}
+            result.set_class_values = {
+                s.label: dict(enumerate(v, int(not s.with_background))) for s, v in by_class.items()
+            }
+
+    def _parts(self, cases: Sequence[dict]) -> Iterator[Sequence[dict]]:
+        """Cases whose results are sent to the first process at once: few where whole segmentations are sent."""
+        sends_images = self.task == SEGMENTATION and not all(s.per_case for s in self.scores)
+        step = self.team.size if sends_images else max(1, len(cases))
+        for start in range(0, len(cases), step):
+            yield cases[start : start + step]
+
+    def _score_all(self, network, cases: Sequence[dict], keep, take: Callable[[ScoredCase], None]) -> None:
+        """Score cases one after the other in this process."""
+        if not cases:
+            return
         engine = SupervisedEvaluator(
             device=self.device,
             val_data_loader=list(cases),
             epoch_length=len(cases),
             network=network,
             inferer=self.inferer,
-            iteration_update=lambda _, case: self._score(network, case, result, keep),
+            iteration_update=lambda _, case: take(self._score(network, case, keep)),
             decollate=False,
         )
         engine.logger.setLevel(logging.CRITICAL)  # errors are told once, by the command line
         set_track_meta(False)
         with eval_mode(network):  # MONAI's own step, which _score replaces, would see to it
             engine.run()
-        result.set_values = {s.label: s.of_set() for s in self.scores if not s.per_case}
-        if self.task == REGRESSION:
-            result.set_values |= {s.label: result.root_mean_square(s.label) for s in self.scores if s.is_root}
-        return result
 
-    def _score(self, network, case: dict, result: Evaluation, keep) -> None:
+    def _score(self, network, case: dict, keep) -> ScoredCase:
         item = self.prepared.get(case)
         image = item["image"][None].to(self.device, torch.float32)
         on = f"case {case['case']}: network or loss on an image {list(image.shape)}"
@@ -293,31 +401,71 @@ class CaseScorer:
             output = inferred(self.inferer, image, network)
             if self.task == REGRESSION:
                 one_number_a_case(output.shape, 1)
-            loss = float(self.loss(output, item["label"][None].to(self.device)))
+            target = item["label"][None].to(self.device)
+            if self.multi_label:
+                a_channel_for_each_class(output.shape, target.shape)
+                target = target.float()
+            loss = float(self.loss(output, target))
         prediction, label, index, spacing = self._on_file_grid(output[0], item, case)
+        decisions = self._decisions(prediction, case)
+        given = prediction[None], label[None], index[None], decisions[None], spacing
         row = {c: case[c] for c in IDS} | {"loss": loss}
         class_rows: dict[int, dict] = {}
         for score in self.scores:
-            with components_at_work(f"case {case['case']}: metric {score.label}"):
-                values = score.add(prediction[None], label[None], index[None], spacing)
+            values = self._added(score, case, given) if score.per_case else None
             row[score.label] = math.nan if values is None else _mean(values)
             first = 0 if values is None or score.with_background or len(values) >= len(prediction) else 1
             for number, value in enumerate((values or []) if self.task != REGRESSION else [], first):
                 class_rows.setdefault(number, {})[score.label] = value
-        result.details.append(row)
-        for number, values in sorted(class_rows.items()):
-            name = self.class_names.get(number, str(number))
-            result.class_details.append({c: case[c] for c in IDS} | {"class": number, "name": name, **values})
-        if keep:
-            keep(case, self._kept_form(prediction))
+        kept = keep(case, self._kept_form(prediction, decisions)) if keep else None
+        for_set = None if all(s.per_case for s in self.scores) else given
+        if for_set and self.team.size > 1:  # a GPU's tensors would be sent as places on that GPU
+            for_set = (*(t.cpu() for t in given[:-1]), spacing)
+        return ScoredCase(case, row, class_rows, kept, for_set)
 
-    def _kept_form(self, prediction: torch.Tensor) -> numpy.ndarray:
+    def _added(self, score: Score, case: dict, given: tuple) -> list[float] | None:
+        prediction, label, index, decisions, spacing = given
+        of_decisions = score.of_decisions or (self.multi_label and score.function is None)
+        with components_at_work(f"case {case['case']}: metric {score.label}"):
+            return score.add(decisions if of_decisions else prediction, label, index, spacing)
+
+    def _take_in(self, scored: ScoredCase, result: Evaluation) -> None:
+        """Add a case's results to those of the cases before it."""
+        if scored.for_set:
+            *tensors, spacing = scored.for_set
+            given = (*(t.to(self.device) for t in tensors), spacing)
+            for score in self.scores:
+                if not score.per_case:
+                    self._added(score, scored.case, given)
+        result.details.append(scored.row)
+        for number, values in sorted(scored.class_rows.items()):
+            name = self.class_names.get(number, str(number))
+            result.class_details.append({c: scored.case[c] for c in IDS} | {"class": number, "name": name, **values})
+        if scored.kept is not None:
+            result.kept.append((scored.case, scored.kept))
+
+    def _kept_form(self, prediction: torch.Tensor, decisions: torch.Tensor) -> numpy.ndarray:
         if self.task == SEGMENTATION:
-            return class_numbers(prediction)
-        return prediction.cpu().double().numpy()
+            return channels_last(decisions) if self.multi_label else class_numbers(prediction)
+        kept = torch.stack([prediction, decisions]) if self.multi_label else prediction
+        return kept.cpu().double().numpy()
+
+    def _decisions(self, prediction: torch.Tensor, case: dict) -> torch.Tensor:
+        """Which classes are chosen, as 0 and 1: what metrics of decisions take; elsewhere the prediction itself."""
+        if self.task != CLASSIFICATION:
+            return prediction
+        if not self.multi_label:
+            return torch.nn.functional.one_hot(prediction.argmax(), len(prediction)).to(prediction.dtype)
+        return (
+            apply_all(self.post[1], {"pred": prediction}, f"case {case['case']}")["pred"]
+            if self.post[1]
+            else decided(prediction)
+        )
 
     def _on_file_grid(self, output: torch.Tensor, item: dict, case: dict):
         """The prediction and the label as ``[classes, *file grid]``, the label's class numbers, and the voxel size.
+
+        Of classes that may occur together, the label as whole numbers in place of class numbers.
 
         Of a regression, in double precision, the prediction and the target ``[1]``, and the target again.
         """
@@ -329,12 +477,21 @@ class CaseScorer:
                 raise UserError(f"{where}: validate.post_transforms give {list(done.shape)} for its number, wanted [1]")
             return done.as_subclass(torch.Tensor).double(), target, target, ()
         if self.task == CLASSIFICATION:
+            if self.multi_label:
+                index = torch.tensor(case["label"], device=self.device)
+                done = apply_all(self.post[0], {"pred": output}, where)["pred"]
+                return done, index.to(done.dtype), index, ()
             index = torch.as_tensor(int(case["label"]), device=self.device)
             done = apply_all(self.post[0] + self.post[1], {"pred": output}, where)["pred"]
             return done, torch.nn.functional.one_hot(index, classes).to(done.dtype), index, ()
         pred = apply_all(self.post[0], {"pred": output}, where)["pred"]
         pred = self.invert(pred, item.get("trace", []), item.get("affine"))
         index, spacing = self.labels.get(case)
+        if self.multi_label:
+            label = self.channels(index, pred.shape[1:], where).to(self.device)
+            pred = on_grid(pred, label.shape[1:], where, "label file")
+            done = apply_all(self.post[1], {"pred": pred, "label": label}, where)
+            return done["pred"], done["label"].to(done["pred"].dtype), label, spacing[: label.ndim - 1]
         pred = on_grid(pred, index.shape, where, "label file")
         index = index.to(self.device)
         done = apply_all(self.post[1], {"pred": pred, "label": index[None]}, where)

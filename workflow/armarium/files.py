@@ -41,7 +41,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     with refusals_of(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _folder_while_alive(path.parent) as folder:
+        with folder_while_alive(path.parent) as folder:
             yield folder / path.name
             os.replace(folder / path.name, path)
 
@@ -60,7 +60,7 @@ def refusals_of(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _folder_while_alive(parent: Path) -> Iterator[Path]:
+def folder_while_alive(parent: Path) -> Iterator[Path]:
     """A new hidden folder; what a kill leaves of it has a lock that nobody holds."""
     folder = Path(tempfile.mkdtemp(prefix=WRITING, dir=parent))
     try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import IO
 
 UNLIMITED = 1_000_000
 
@@ -36,10 +38,16 @@ _HELD = []
 """Open lock files: a device is held as long as the process lives, however it ends."""
 
 
-def claim(devices: int) -> int:
-    """The number of a device that no other job of this user holds; waits for one.
+def names(devices: int) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls each of the devices that this process sees."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return visible if len(visible) == devices and visible[0] else [str(i) for i in range(devices)]
 
-    A scheduler that gives a job its own devices has set CUDA_VISIBLE_DEVICES for it; then the first is it.
+
+def claim(devices: int, wanted: int = 1) -> list[int]:
+    """The numbers of devices that no other job of this user holds; waits until there are as many as ``wanted``.
+
+    A scheduler that gives a job its own devices has set CUDA_VISIBLE_DEVICES for it; then they are the first ones.
 
     Parameters
     ----------
@@ -47,19 +55,27 @@ def claim(devices: int) -> int:
         How many devices this process sees.
     """
     if "SLURM_JOB_ID" in os.environ:
-        return 0
+        return list(range(wanted))
     folder = Path(tempfile.gettempdir(), f"armarium-gpus-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    names = visible if len(visible) == devices and visible[0] else [str(i) for i in range(devices)]
     while True:
-        for number, name in enumerate(names):
-            lock = open(folder / f"{name}.lock", "w")  # noqa: SIM115 (held open)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.close()
-                continue
-            _HELD.append(lock)
-            return number
-        time.sleep(1)
+        locks = {number: _lock(folder / f"{name}.lock") for number, name in enumerate(names(devices))}
+        free = [number for number, lock in locks.items() if lock]
+        taken = free[:wanted] if len(free) >= wanted else []  # all or none: two jobs must not each wait for the other's
+        _HELD.extend(locks[number] for number in taken)
+        for number in set(free).difference(taken):
+            locks[number].close()
+        if taken:
+            return taken
+        time.sleep(random.uniform(0.5, 1.5))
+
+
+def _lock(path: Path) -> IO[str] | None:
+    """The file with its lock held; None where another job holds it."""
+    lock = open(path, "w")  # noqa: SIM115 (held open)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock
+    except BlockingIOError:
+        lock.close()
+        return None

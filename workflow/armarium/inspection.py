@@ -7,11 +7,12 @@ import copy
 import torch
 
 from .components import build, build_lr_scheduler, substitute_runtime
-from .dataset import REGRESSION
+from .dataset import REGRESSION, SEGMENTATION
 from .errors import UserError
-from .evaluation import POST_OURS, SET_METRICS, Score
+from .evaluation import SET_METRICS, Score
 from .export import first_output
 from .network import build_network, make_deterministic, one_number_a_case
+from .recipe import POST_OURS
 from .transforms import build_transforms, components_at_work, split_at_first_random
 
 
@@ -133,6 +134,63 @@ def _check_one_output(network: torch.nn.Module, input_shape: list[int]) -> None:
     except Exception:  # whatever a network thinks of a grid that it was not made for
         return
     one_number_a_case(output.shape, 1)
+
+
+def check_multi_label(settings: dict) -> None:
+    """Refuse a recipe that takes one class of several, where a case or a voxel may have them together.
+
+    Raises
+    ------
+    UserError
+        For the first part that does.
+    """
+    _check_decisions(settings)
+    for where, component in (
+        ("train.loss", settings["loss"]),
+        *((f"metric {m['label']}", m) for m in settings["validate"]["metrics"]),
+    ):
+        if component["args"].get("include_background") is False:
+            raise UserError(
+                f"{where}: include_background is false, which leaves out the first class; with multi_label there is no background: set it to true"
+            )
+    loss = build("loss", settings["loss"], settings["allow"])
+    with components_at_work("train.loss, on labels of several classes at once"):
+        _check_independence(loss, settings["task"] == SEGMENTATION)
+
+
+def _check_decisions(settings: dict) -> None:
+    """By post-transforms of a sigmoid, and of a threshold where predictions are files; a softmax or argmax chooses one."""
+    components = [c for c in settings["validate"]["post_transforms"] if c.get("name") not in POST_OURS]
+    done = {key for c in components for key, value in c["args"].items() if key != "keys" and _of_prediction(value)}
+    one = "takes one class of several, but with multi_label each is there or not by itself"
+    for name in ("softmax", "argmax", "to_onehot"):
+        if name in done:
+            wanted = "Activationsd with sigmoid" if name == "softmax" else "AsDiscreted with threshold"
+            raise UserError(f"validate.post_transforms: {name} {one}; use {wanted}")
+    if "sigmoid" not in done:
+        raise UserError(
+            "validate.post_transforms: found no sigmoid, wanted Activationsd with sigmoid, as dataset.multi_label is true"
+        )
+    if settings["task"] == SEGMENTATION and "threshold" not in done:
+        raise UserError(
+            "validate.post_transforms: found no threshold, wanted AsDiscreted with threshold (0.5, say), as dataset.multi_label is true"
+        )
+
+
+def _of_prediction(value: object) -> object:
+    return value[0] if isinstance(value, list) and value else value
+
+
+def _check_independence(loss: torch.nn.Module, on_grid: bool) -> None:
+    """Refuse a loss to which all classes being there or none is the same, as it is to a softmax over classes."""
+    labels = torch.zeros((2, 3, 8, 8) if on_grid else (2, 3))
+    labels[(slice(None), slice(None), slice(4)) if on_grid else 0] = 1
+    right = 10 * labels - 5
+    if not loss(right, labels) < loss(-right, labels):
+        raise UserError(
+            f"train.loss: {type(loss).__name__} takes one class of several (softmax, cross entropy), but with multi_label each is there "
+            "or not by itself; use BCEWithLogitsLoss, or DiceLoss, DiceFocalLoss or the like with sigmoid: true"
+        )
 
 
 def layer_table(network: torch.nn.Module) -> str:

@@ -72,6 +72,11 @@ def given_splits(a: str) -> str:
     return f"{a}/config/splits.json"
 
 
+def origin(a: str) -> str:
+    """In a clone that became another archive: the identity and name of the one that it was cloned from."""
+    return f"{a}/config/origin.json"
+
+
 def effective(a: str, part: str) -> str:
     return f"{a}/config/effective/{part}.json"
 
@@ -79,6 +84,11 @@ def effective(a: str, part: str) -> str:
 def changed_files(a: str) -> str:
     """Data files whose content changed since they were first checked, with their new SHA-256."""
     return effective(a, "files")
+
+
+def effective_variables(a: str) -> str:
+    """The variables as they count: of config_train.json, environment.json and what was set the last that says one."""
+    return f"{a}/config/effective/variables.json"
 
 
 def written_configs(a: str) -> str:
@@ -250,6 +260,11 @@ def validation_metrics(folder: str) -> str:
 
 def history_tables(a: str, split: str | int) -> list[str]:
     return metric_tables(validation_metrics(split_dir(a, split)))
+
+
+def starting_weights(a: str, split: str | int) -> str:
+    """In a fine-tuned archive: which layers a split's training took from the parent."""
+    return f"{split_dir(a, split)}/starting_weights.tsv"
 
 
 # ---- checkpoints: "best-<metric>", "epoch-<n>" or "final"
@@ -434,6 +449,25 @@ def command(a: str, name: str) -> str:
 
 def log_config(a: str) -> str:
     return f"{a}/resources/log.config"
+
+
+def parent_dir(a: str) -> str:
+    """In a fine-tuned archive: what its training started from, as it was given; no rule makes it."""
+    return f"{a}/resources/parent"
+
+
+def parent_file(a: str, name: str) -> str:
+    return f"{parent_dir(a)}/{name}"
+
+
+def parent_json(a: str) -> str:
+    """What the files beside it are, and whose."""
+    return parent_file(a, "parent.json")
+
+
+def parent_cases(a: str) -> str:
+    """SHA-256 of the images that the parent was trained on, where that is known."""
+    return parent_file(a, "cases.json")
 
 
 def doc(a: str, name: str) -> str:

@@ -21,6 +21,7 @@ from . import __version__, layout
 from .errors import UserError
 from .files import read_json, write_json
 from .hashing import HashIndex, list_sha256
+from .parent import read_parent
 from .provenance import DATA, extended_by, read_sidecars
 
 EPOCH = "1970-01-01T00:00:00.000+00:00"
@@ -53,6 +54,8 @@ MEDIA_TYPES = {
 }
 WORKFLOW = ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"]
 ACTION = "#action/"
+ROOT = "./"
+"""The entity of the archive itself."""
 
 
 # ---- what lies in an archive
@@ -246,10 +249,8 @@ class _Crate:
         root["identifier"] = self.identity
         root["license"] = self._licence(data["license"])
         root["datePublished"] = _milliseconds(max((step["end"] for step in self.steps), default=EPOCH))
-        origin = self._read(layout.mmar_config(self.archive, "origin.json"))
-        if isinstance(identifier := origin.get("identifier"), str):
-            name = str(origin.get("name") or "Archive that this one was cloned from")
-            root["isBasedOn"] = self._add("CreativeWork", "#origin", name=name, identifier=identifier)
+        if based := [*self._origin(), *self._parent()]:
+            root["isBasedOn"] = _one_or_many(based)
         self.crate.metadata["conformsTo"] = [
             {"@id": "https://w3id.org/ro/crate/1.1"},
             {"@id": "https://w3id.org/workflowhub/workflow-ro-crate/1.0"},
@@ -262,6 +263,39 @@ class _Crate:
             name="Snakemake",
             url={"@id": "https://snakemake.readthedocs.io"},
         )
+
+    def _origin(self) -> Iterator[Any]:
+        """The archive that this one was cloned from, unless it is that again."""
+        origin = self._read(layout.origin(self.archive))
+        identifier = origin.get("identifier")
+        if isinstance(identifier, str) and identifier != self.identity:
+            name = str(origin.get("name") or "Archive that this one was cloned from")
+            yield self._add("CreativeWork", "#origin", name=name, identifier=identifier)
+
+    def _parent(self) -> Iterator[Any]:
+        """What this archive's training started from; its files in the archive are named as based on that."""
+        parent = read_parent(self.archive)
+        if parent is None:
+            return
+        known = [n for n, h in parent.files.items() if self.hashes.get(self._parents(n)) == h]
+        if len(known) < len(parent.files):
+            entity = self._add("CreativeWork", "#parent", name="Weights of unknown origin",
+                               description=f"Not those that {_relative(self.archive, layout.parent_json(self.archive))} describes")  # fmt: skip
+        else:
+            entity = self._add(
+                "CreativeWork",
+                "#parent",
+                name=f"{parent.file} of {parent.name}" if parent.name else parent.file,
+                description=f"What this archive's training started from ({parent.mode})",
+                identifier=parent.identifier,
+            )
+        for name in parent.files:
+            if self._parents(name) in self.files:
+                self.files[self._parents(name)]["isBasedOn"] = entity
+        yield entity
+
+    def _parents(self, name: str) -> str:
+        return _relative(self.archive, layout.parent_file(self.archive, name))
 
     def _licence(self, stated: str | None) -> Any:
         """The data's licence, which binds what was learned from them; else the archive's licence file."""
@@ -425,12 +459,16 @@ class Manifest:
         Paths that leave the archive, which no manifest written here has; they are not among ``files``.
     latest:
         When the last of the described steps ended.
+    identifier, name:
+        What the archive was when this was written: its identity, and its folder's name.
     """
 
     files: dict[str, tuple[str, int]] = field(default_factory=dict)
     actions: list[tuple[str, list[str], list[str]]] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
     latest: datetime = field(default_factory=lambda: parsed_time(EPOCH))
+    identifier: str | None = None
+    name: str | None = None
 
 
 def read_manifest(archive: str) -> Manifest:
@@ -454,6 +492,8 @@ def read_manifest(archive: str) -> Manifest:
 def _understood(graph: list[dict]) -> Manifest:
     manifest = Manifest()
     for entity in graph:
+        if entity.get("@id") == ROOT:
+            manifest.identifier, manifest.name = (_text(entity.get(key)) for key in ("identifier", "name"))
         if "File" in _many(entity.get("@type")) and "sha256" in entity:
             name, facts = unquote(entity["@id"]), (str(entity["sha256"]), int(entity.get("contentSize", -1)))
             if leaves_archive(name):
@@ -472,6 +512,10 @@ def _understood(graph: list[dict]) -> Manifest:
             if "endTime" in entity:
                 manifest.latest = max(manifest.latest, parsed_time(entity["endTime"]))
     return manifest
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def parsed_time(text: str) -> datetime:

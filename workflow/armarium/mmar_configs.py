@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
+
+from . import layout
+from .grammar import with_references
+from .parent import CONTINUE, Parent
 
 
 def environment_defaults() -> dict:
@@ -18,11 +23,6 @@ def environment_defaults() -> dict:
     }
 
 
-def _resolved_references(train: dict, listed: list) -> list:
-    named = {c.get("name"): c for c in train["pre_transforms"]}
-    return [deepcopy(named.get(c.get("ref"), c)) for c in listed]
-
-
 def _model_choices(conf: dict) -> list[dict]:
     return [
         {"ts_path": "{MMAR_TORCHSCRIPT}", "disabled": "{dont_load_ts_model}"},
@@ -31,7 +31,7 @@ def _model_choices(conf: dict) -> list[dict]:
 
 
 def _evaluation(conf: dict, use_ts: bool, data_list_key: str, metrics: bool, handlers: list) -> dict:
-    validate = deepcopy(conf["validate"])
+    validate = with_references(deepcopy(conf["validate"]), deepcopy(conf["train"]), "config_train.json validate")
     used = {k: v for k, v in conf.items() if not isinstance(v, (dict, list))}
     used.update({"multi_gpu": False, "dont_load_ts_model": not use_ts, "dont_load_ckpt_model": use_ts})
     dataset = {**validate["dataset"], "data_list_key": data_list_key}
@@ -39,7 +39,7 @@ def _evaluation(conf: dict, use_ts: bool, data_list_key: str, metrics: bool, han
     result = {
         **used,
         "model": _model_choices(conf),
-        "pre_transforms": _resolved_references(conf["train"], validate["pre_transforms"]),
+        "pre_transforms": validate["pre_transforms"],
         "dataset": dataset,
         **{k: validate[k] for k in kept},
         "handlers": handlers,
@@ -50,21 +50,41 @@ def _evaluation(conf: dict, use_ts: bool, data_list_key: str, metrics: bool, han
     return result
 
 
-def _finetune(conf: dict) -> dict:
-    """The training configuration with a loader of the archive's own weights in front."""
+def finetune_config(conf: dict, parent: Parent | None = None) -> dict:
+    """``config_finetune.json``: the training configuration with a loader of the starting weights in front.
+
+    Parameters
+    ----------
+    conf:
+        A ``config_train.json``.
+    parent:
+        What the archive's training starts from; of an archive that starts from nothing, what finetune.sh would take.
+    """
     tuned = deepcopy(conf)
     tuned["dont_load_ckpt_model"] = False
-    loader = {
-        "name": "CheckpointLoader",
-        "disabled": "{dont_load_ckpt_model}",
-        "args": {"load_path": "{MMAR_CKPT}", "load_dict": {"model": "@model"}},
-    }
+    loader = {"name": "CheckpointLoader", "disabled": "{dont_load_ckpt_model}", "args": _loaded(parent)}
     others = [h for h in tuned["train"]["handlers"] if h.get("name") != "CheckpointLoader"]
     tuned["train"]["handlers"] = [loader, *others]
     return tuned
 
 
-def derived_configs(conf: dict, task: str) -> dict[str, dict]:
+def _loaded(parent: Parent | None) -> dict:
+    """The loader's arguments: MONAI's, who would leave out layers of other shapes as well."""
+    if parent is not None and parent.mode == CONTINUE:
+        parts = {"model": "@model", "optimizer": "@optimizer"}
+        return {"load_path": _every_file(parent), "load_dict": parts, "strict": True}
+    path = "{MMAR_CKPT}" if parent is None else _every_file(parent)
+    return {"load_path": path, "load_dict": {"model": "@model"}, "strict": False, "strict_shape": False}
+
+
+def _every_file(parent: Parent) -> str:
+    """The files of a parent, relative to the archive; of several, one for each split, their pattern."""
+    names = list(parent.files)
+    name = names[0] if len(names) == 1 else f"split-*{os.path.splitext(names[0])[1]}"
+    return layout.parent_file("", name).removeprefix("/")
+
+
+def derived_configs(conf: dict, task: str, parent: Parent | None = None) -> dict[str, dict]:
     """config_finetune, config_validation, config_validation_ckpt and config_inference.
 
     Parameters
@@ -73,12 +93,20 @@ def derived_configs(conf: dict, task: str) -> dict[str, dict]:
         A ``config_train.json`` with both sections.
     task:
         segmentation, classification or regression; decides how predictions are saved, and which details of metrics.
+    parent:
+        What the archive's training starts from, if from anything.
     """
-    # MONAI's ClassificationSaver writes a row of whatever numbers the network gives.
+    # Segmentations are saved by a post-transform, as Clara 4.1 and MONAI do; MONAI's ClassificationSaver, a handler,
+    # writes a row of whatever numbers the network gives.
+    segments = task == "segmentation"
     saver = {
-        "name": "SegmentationSaver" if task == "segmentation" else "ClassificationSaver",
-        "args": {"output_dir": "{MMAR_EVAL_OUTPUT_PATH}"},
+        "name": "SaveImaged" if segments else "ClassificationSaver",
+        "args": {**({"keys": "pred"} if segments else {}), "output_dir": "{MMAR_EVAL_OUTPUT_PATH}"},
     }
+    inference = _evaluation(conf, True, "test", False, [] if segments else [saver])
+    if segments:
+        kept = [t for t in inference["post_transforms"] if t.get("name") != saver["name"]]
+        inference["post_transforms"] = [*kept, saver]
     metrics = {
         "name": "MetricsSaver",
         "args": {
@@ -89,8 +117,8 @@ def derived_configs(conf: dict, task: str) -> dict[str, dict]:
         },
     }
     return {
-        "config_finetune.json": _finetune(conf),
+        "config_finetune.json": finetune_config(conf, parent),
         "config_validation.json": _evaluation(conf, True, "validation", True, [metrics]),
         "config_validation_ckpt.json": _evaluation(conf, False, "validation", True, [metrics]),
-        "config_inference.json": _evaluation(conf, True, "test", False, [saver]),
+        "config_inference.json": inference,
     }

@@ -13,6 +13,8 @@ from .dataset import REGRESSION, read_facts
 from .errors import UserError
 from .files import read_json, write_text
 from .maps import finished_runs
+from .multi_label import is_multi_label, positives
+from .parent import read_parent
 from .results import OWN, sets_tested, spread
 from .split_files import own_groups, read_splits
 from .tables import UNDEFINED, read_tsv
@@ -61,7 +63,8 @@ def _data_licence(archive: str) -> str:
 def _readme(archive: str) -> str:
     dataset, train = read_facts(layout.dataset_json(archive)), read_effective(archive, "train")
     title = f"# {dataset.get('name') or 'Model'} {train['task']}"
-    sections = [_model(archive, train), _data(archive, dataset, train["task"]), _results(archive, train), _use(archive)]
+    data = _data(archive, dataset, train["task"], is_multi_label(train))
+    sections = [_model(archive, train), data, _results(archive, train), _use(archive)]
     return "\n\n".join([title, description(archive), *sections]) + "\n"
 
 
@@ -72,18 +75,27 @@ def _model(archive: str, train: dict) -> str:
         f"Loss: {_name(train['loss'])}; optimizer: {_name(train['optimizer'])}",
         f"At most {train['epochs']} epochs; seed {train['seed']}",
         f"Published in `models/`: checkpoint {published_checkpoint(train)} of split {publish}",
+        *_started_from(archive),
     ]
     return "\n".join(["## Model", "", *(f"- {r}" for r in rows)])
+
+
+def _started_from(archive: str) -> list[str]:
+    """Of a fine-tuned archive: from what."""
+    parent = read_parent(archive)
+    return [f"Started from: {parent}; `training/split-*/starting_weights.tsv` tells by layer"] if parent else []
 
 
 def _name(component: dict) -> str:
     return component.get("name", component.get("path", ""))
 
 
-def _data(archive: str, dataset: dict, task: str) -> str:
+def _data(archive: str, dataset: dict, task: str, several: bool) -> str:
     splits = read_splits(layout.splits_json(archive))
     classes = ", ".join(f"{k} {v}" for k, v in dataset["labels"].items())
     learnt = _target(splits, dataset) if task == REGRESSION else f"classes: {classes}"
+    if several:
+        learnt = f"classes, which may occur together: {classes}{_having(splits, dataset)}"
     rows = [
         f"Source: {dataset.get('reference') or 'not stated'}; licence: {licence_line(archive)}",
         f"Channels: {', '.join(dataset['modality'].values())}; {learnt}",
@@ -99,6 +111,13 @@ def _data(archive: str, dataset: dict, task: str) -> str:
 def _of_split(splits: dict, group: str) -> str:
     own = splits.get("own_groups", {})
     return f" of split {own[group]} alone" if group in own else ""
+
+
+def _having(splits: dict, dataset: dict) -> str:
+    """How many of all cases have each class, where labels are lists."""
+    labels = [case["label"] for case in splits["cases"].values() if isinstance(case["label"], list)]
+    counts = positives(labels, {int(k): name for k, name in dataset["labels"].items()})
+    return f"; of {len(labels)} cases {', '.join(f'{n} have {name}' for name, n in counts.items())}" if labels else ""
 
 
 def _target(splits: dict, dataset: dict) -> str:

@@ -26,7 +26,7 @@ def choose_device(wanted: str) -> torch.device:
         )
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", gpus.claim(torch.cuda.device_count()))
+    return torch.device("cuda", gpus.claim(torch.cuda.device_count())[0])
 
 
 def make_deterministic(settings: dict) -> None:
@@ -52,6 +52,21 @@ def one_number_a_case(shape: Sequence[int], cases: int) -> None:
         raise UserError(
             f"train.model: gives {list(shape)} for {cases} image{'s' if cases > 1 else ''}, wanted {[cases, 1]}: one number a case in a "
             "regression; set out_channels, num_classes or out_shape to 1"
+        )
+
+
+def a_channel_for_each_class(shape: Sequence[int], label: Sequence[int]) -> None:
+    """Refuse a label that has not a channel for each of the network's, where classes may occur together.
+
+    Raises
+    ------
+    UserError
+        If the two shapes, ``[cases, channels, …]``, do not say so.
+    """
+    if len(shape) != len(label) or shape[1] != label[1]:
+        raise UserError(
+            f"train.pre_transforms: give a label {list(label)} to the network's {list(shape)}, wanted as many channels: one for each class "
+            "where dataset.multi_label is true; give label files one, or use a transform that makes them"
         )
 
 

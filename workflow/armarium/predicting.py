@@ -17,15 +17,17 @@ from monai.transforms import MapTransform
 from . import layout
 from .boundary import check_boundary
 from .cache import prepared_image
+from .channels import channels_last
 from .clinicadl_weights import to_monai
 from .components import build
 from .dataset import CLASSIFICATION, REGRESSION, SEGMENTATION
 from .errors import UserError
 from .evaluation import as_one_hot, build_post_transforms, class_numbers, inferred, on_grid
 from .files import read_bytes, read_json
+from .multi_label import is_multi_label
 from .network import build_network, make_deterministic
 from .opening import read_image
-from .predictions import image_like
+from .predictions import channels_in_nifti, image_like
 from .recipe import prediction_settings
 from .steps import class_names
 from .transforms import GridInverter, apply_all, build_transforms, components_at_work
@@ -135,18 +137,24 @@ class Predictor:
         where: str,
         probabilities: bool,
     ) -> nibabel.Nifti1Image:
-        """Class numbers, or each class's probability, on the grid of the image's file."""
+        """Class numbers, or each class's probability, on the grid of the image's file.
+
+        Of classes that may overlap, 0 and 1 with a class in each place of the fourth axis.
+        """
         pred = apply_all(self.post[0], {"pred": output}, where)["pred"]
         pred = self.invert(pred, item.get("trace", []), item.get("affine"))
         pred = on_grid(pred, source.shape[: pred.ndim - 1], where, "image file")
         if probabilities:
             return image_like(source, pred.movedim(0, -1).float().cpu().numpy())
         done = apply_all(self.post[1], {"pred": pred}, where)["pred"]
+        if is_multi_label(self.settings):
+            return image_like(source, channels_in_nifti(channels_last(done)))
         return image_like(source, class_numbers(as_one_hot(done, len(output))))
 
     def classify(self, output: torch.Tensor, item: dict, source, where: str, probabilities: bool) -> dict[str, float]:
         """Each class's probability by its name."""
-        done = apply_all(self.post[0] + self.post[1], {"pred": output}, where)["pred"]
+        decisions = [] if is_multi_label(self.settings) else self.post[1]
+        done = apply_all(self.post[0] + decisions, {"pred": output}, where)["pred"]
         return {self.names.get(i, str(i)): value for i, value in enumerate(done.cpu().double().flatten().tolist())}
 
     def regress(self, output: torch.Tensor, item: dict, source, where: str, probabilities: bool) -> dict[str, float]:

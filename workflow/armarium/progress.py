@@ -94,6 +94,22 @@ class EpochProgress:
         LOG.info(f"split {self.split}: epoch {epoch}/{self.epochs}, {text}, {left:.0f} s left")
 
 
+class NoProgress:
+    """In place of :class:`EpochProgress`, in the processes that another one shows the progress of."""
+
+    def __init__(self, *_):
+        pass
+
+    def __enter__(self) -> NoProgress:
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def epoch(self, progress, validated: bool) -> None:
+        pass
+
+
 def event_scalars(loss: float, rate: float, scores: dict[str, float]) -> dict[str, float]:
     """What TensorBoard shows of an epoch."""
     return {"train_loss": loss, "learning_rate": rate, **{f"val_{k}": v for k, v in scores.items()}}

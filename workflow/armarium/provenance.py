@@ -54,6 +54,8 @@ class Step:
         Files of the dataset, relative to the data root, with their SHA-256.
     extends:
         Earlier versions of the output that it has parts of, the last one first; see :func:`recorded_of`.
+    packages:
+        Versions of packages that processes of its own imported; those of this process are known.
     """
 
     inputs: list[str]
@@ -62,6 +64,7 @@ class Step:
     data_inputs: dict[str, str]
     resources: dict[str, Any] = field(default_factory=dict)
     extends: list[dict[str, Any]] = field(default_factory=list)
+    packages: dict[str, str] = field(default_factory=dict)
 
 
 @contextmanager
@@ -121,7 +124,7 @@ def step(
             "host": platform.node(),
             "platform": platform.platform(),
             "python": platform.python_version(),
-            "packages": _package_versions(),
+            "packages": package_versions() | running.packages,
             "armarium": __version__,
             "code_sha256": code_sha256(),
             "command": command_line(sys.argv, archive),
@@ -313,7 +316,7 @@ def _peak_memory() -> int:
     return max(peaks) * unit
 
 
-def _package_versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Versions of the packages that this process has imported, and only those."""
     loaded = {name: getattr(sys.modules.get(name), "__version__", None) for name in PACKAGES}
     return {name: str(version) for name, version in loaded.items() if version is not None}

@@ -512,9 +512,11 @@ class EffectiveDir(Folder):
     export_json: Path
     publish_json: Path
     files_json: Path
+    variables_json: Path
 
     def __init__(self, archive: str):
-        files = [*(layout.effective(archive, part) for part in layout.EFFECTIVE), layout.changed_files(archive)]
+        files = [*(layout.effective(archive, part) for part in layout.EFFECTIVE)]
+        files += [layout.changed_files(archive), layout.effective_variables(archive)]
         super().__init__(os.path.dirname(files[0]), files)
 
 
@@ -752,7 +754,7 @@ class Archive(Folder):
         -------
         nibabel.Nifti1Image
             Of a segmentation archive: class numbers, uint8 ``[*grid]``, or float32 ``[*grid, classes]``, on the
-            image's own grid and affine.
+            image's own grid and affine; of classes that may overlap, 0 and 1, uint8 with the classes in the fourth axis.
         dict of str to float
             Of a classification archive: each class's probability by name. Of a regression: ``prediction``, the number.
 

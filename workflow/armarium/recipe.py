@@ -7,11 +7,14 @@ The format is NVIDIA Clara Train 4's ``config_train.json``: top-level variables,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from .config import check, nearest, typed
 from .errors import Problems, UserError
+from .forms import is_code, is_form, refuse_references, without_given
+from .grammar import class_name, is_active, read_component, read_components, with_references
+from .multi_label import is_multi_label
+from .scoring import early_stopping, read_metrics
 
 VARIABLE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 RUNTIME_VARIABLES = ("iterations", "steps_per_epoch")
@@ -19,33 +22,8 @@ RUNTIME_VARIABLES = ("iterations", "steps_per_epoch")
 
 # What a recipe may not decide, because it must not change what an archive holds or where.
 LOCATIONS = ("DATA_ROOT", "DATASET_JSON", "MMAR_EVAL_OUTPUT_PATH", "MMAR_CKPT_DIR", "MMAR_CKPT", "MMAR_TORCHSCRIPT")
-METRIC_NAME = re.compile(r"[A-Za-z0-9]+")
-CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-DOTTED_PATH = re.compile(rf"{CLASS_NAME.pattern}(\.{CLASS_NAME.pattern})+")
 LONGEST_TEXT = 4096
 """Characters of a text with variables in it: a variable within texts within lists could else become any number."""
-SMALLER_IS_BETTER = {
-    "loss",
-    "CalibrationError",
-    "HausdorffDistance",
-    "SurfaceDistance",
-    "MeanSquaredError",
-    "MeanAbsoluteError",
-    "RootMeanSquaredError",
-    "CanberraMetric",
-    "FractionalAbsoluteError",
-    "GeometricMeanAbsoluteError",
-    "GeometricMeanRelativeAbsoluteError",
-    "ManhattanDistance",
-    "MaximumAbsoluteError",
-    "MeanAbsoluteRelativeError",
-    "MedianAbsoluteError",
-    "MedianAbsolutePercentageError",
-    "MedianRelativeAbsoluteError",
-    "WaveHedgesDistance",
-}
-BEST_NEAR_ZERO = {"FractionalBias", "MeanError", "MeanNormalizedBias"}
-"""Signed errors, of which neither the smallest nor the largest is best."""
 OUR_HANDLERS = {
     "CheckpointLoader",
     "CheckpointSaver",
@@ -57,6 +35,12 @@ OUR_HANDLERS = {
     "MetricsSaver",
 }
 """Handlers whose part the trainer plays itself; their arguments are read, they are not built."""
+POST_OURS = {"SaveImaged", "SaveClassificationd", "Invertd"}
+"""Post-transforms whose part the evaluation plays itself."""
+ONLY_SHOW = {"ClassificationSaver", "SmartCacheHandler", "TensorBoardImageHandler"}
+"""Handlers that change no result, and are not built: they show, save what is saved anyway, or serve another loader."""
+ONLY_WATCH = {"GarbageCollector", "MarkHandler", "MetricLogger", "RangeHandler", "RangePopHandler", "RangePushHandler"}
+"""Handlers that change no result; validation has no engine of its own to attach them to."""
 
 
 def variables_of(conf: dict) -> dict[str, Any]:
@@ -110,129 +94,46 @@ def substitute(value: Any, variables: dict, where: str) -> Any:
     return VARIABLE.sub(lambda m: str(variables.get(m[1], m[0])), value)
 
 
-def _forbid_code(value: Any, where: str, problems: list[str]) -> None:
+def _forbid_code(value: Any, where: str, problems: list[str], key: str | None = None) -> None:
     if isinstance(value, dict):
-        for key, child in value.items():
-            if key == "_target_":
+        for name, child in value.items():
+            if name == "_target_":
                 problems.append(f'{where}: \'_target_\' is not read; write "name" and "args"')
-            _forbid_code(child, f"{where}.{key}", problems)
+            _forbid_code(child, f"{where}.{name}", problems, name)
     elif isinstance(value, list):
         for i, child in enumerate(value):
-            _forbid_code(child, f"{where}[{i}]", problems)
-    elif isinstance(value, str) and (value.startswith(("$", "#", "%")) or value.strip().startswith("lambda")):
-        if value not in ("#@model.parameters()", "$@model.parameters()", "@model.parameters()"):
-            problems.append(f"{where}: {value!r} is code, which is never run; write the plain value")
-
-
-def _active(component: Any) -> bool:
-    return not (isinstance(component, dict) and component.get("disabled") in (True, "true", "True"))
-
-
-def _components(section: dict, key: str, where: str, named_by: tuple[str, ...] = ("name", "path")) -> list[dict]:
-    listed = section.get(key, [])
-    if not isinstance(listed, list):
-        raise UserError(f"{where}.{key} is {listed!r:.80}; wanted a list of components")
-    found = [(_active(c), _component(c, f"{where}.{key}", named_by)) for c in listed]
-    return [component for active, component in found if active]
-
-
-def _component(value: Any, where: str, named_by: tuple[str, ...] = ("name", "path")) -> dict:
-    if not isinstance(value, dict) or not (set(named_by) & value.keys()):
-        raise UserError(f'{where}: found {value!r}; wanted a component {{"name": …, "args": {{…}}}}')
-    args = value.get("args", {})
-    if not isinstance(args, dict):
-        raise UserError(f"{where}: args is {args!r}; wanted an object of named arguments")
-    kept = {k: value[k] for k in named_by if k in value}
-    if not all(isinstance(v, str) for v in kept.values()):
-        raise UserError(f"{where}: found {kept!r}; wanted a text for the name")
-    if not CLASS_NAME.fullmatch(kept.get("name", "_")) or not DOTTED_PATH.fullmatch(kept.get("path", "_._")):
-        raise UserError(f"{where}: found {kept!r}; wanted the name of a class, or the dotted path of one")
-    return {**kept, "args": args}
-
-
-def class_name(component: dict) -> str:
-    """The name of the class that a component asks for."""
-    return component.get("name") or component["path"].rpartition(".")[2]
-
-
-def _by_reference(listed: list[dict], named: dict[str, dict], where: str) -> Iterator[dict]:
-    for component in listed:
-        if "ref" not in component:
-            yield component
-        elif component["ref"] in named:
-            yield named[component["ref"]]
-        else:
-            raise UserError(
-                f"{where}: ref '{component['ref']}' names no train component; {nearest(component['ref'], list(named))}"
-            )
+            _forbid_code(child, f"{where}[{i}]", problems, key)
+    elif isinstance(value, str) and is_code(value) and not is_form(key, value):
+        problems.append(f"{where}: {value!r} is code, which is never run; write the plain value")
 
 
 def _handlers(section: dict, where: str) -> dict[str, dict]:
     merged: dict[str, dict] = {}
-    for handler in _components(section, "handlers", where):
+    for handler in read_components(section, "handlers", where):
         merged.setdefault(handler.get("name", handler.get("path", "")), {}).update(handler["args"])
     return merged
 
 
 def _refuse_validation_handlers(validate: dict, source: str) -> None:
-    foreign = [n for n in _handlers(validate, source) if n not in OUR_HANDLERS]
+    known = OUR_HANDLERS | ONLY_SHOW | ONLY_WATCH
+    foreign = [n for n in _handlers(validate, source) if n not in known]
     if foreign:
         raise UserError(
             f"{source} validate.handlers: {', '.join(foreign)} would not be called; validation takes only "
-            f"{', '.join(sorted(OUR_HANDLERS))}; leave it out, or attach it to train.handlers"
+            f"{', '.join(sorted(known))}; leave it out, or attach it to train.handlers"
         )
 
 
-def metric_name(component: dict) -> str:
-    """A metric's name in tables and paths: its label if that has only letters and digits, else its class."""
-    label = str(component.get("log_label", ""))
-    name = label if METRIC_NAME.fullmatch(label) else component.get("name", component.get("path", "").rsplit(".")[-1])
-    if not METRIC_NAME.fullmatch(name):
-        raise UserError(f"metric '{name}': wanted letters and digits only (MAPS paths); give it such a log_label")
-    return name
-
-
-def _metric(raw: Any, where: str) -> dict:
-    component = _component(raw, f"{where}.key_metric")
-    name = metric_name(raw)
-    if "mode" not in raw and raw.get("name") in BEST_NEAR_ZERO:
-        raise UserError(
-            f"{where}: metric {name}: its best value is 0, so neither the smallest nor the largest is kept; take an error "
-            "without sign, or say min or max as its mode"
-        )
-    mode = raw.get("mode", "min" if {name, raw.get("name")} & SMALLER_IS_BETTER else "max")
-    if mode not in ("min", "max"):
-        raise UserError(f"{where}: metric {name}: mode is {mode!r}; wanted min or max")
-    return {"label": name, "mode": mode, **component}
-
-
-def _metrics(section: dict, where: str) -> list[dict]:
-    keyed, extra = section.get("key_metric", section.get("metrics")) or [], section.get("additional_metrics") or []
-    keyed, extra = ([m for m in (part if isinstance(part, list) else [part]) if _active(m)] for part in (keyed, extra))
-    if not keyed:
-        raise UserError(f"{where}: no key_metric; checkpoints are selected by one")
-    found = [_metric(raw, where) for raw in (*keyed, *extra)]
-    labels = [m["label"] for m in found]
-    repeated = {x for x in labels if labels.count(x) > 1 or x == "loss"}
-    if repeated:
-        raise UserError(
-            f"{where}: two metrics are named {sorted(repeated)}; give each its own log_label of letters and digits"
-        )
+def _built_handlers(train: dict, source: str) -> list[dict]:
+    """Those that the trainer does not play itself, made of plain values, with the ``rank`` of the only process that has one."""
+    found, where = [], f"{source} train.handlers"
+    for raw in filter(is_active, train["handlers"]):
+        handler = read_component(raw, where)
+        if handler.get("name") in OUR_HANDLERS | ONLY_SHOW:
+            continue
+        refuse_references(handler["args"], f"{where} {class_name(handler)}")
+        found.append(handler | ({"rank": typed("rank", raw["rank"], 0, where)} if "rank" in raw else {}))
     return found
-
-
-def _early_stopping(args: dict | None, labels: list[str], source: str) -> dict | None:
-    """What an EarlyStopHandler asks for, checked before anything is trained."""
-    if args is None:
-        return None
-    where = f"{source} EarlyStopHandler"
-    patience = typed("patience", args.get("patience"), 1, where)
-    margin = typed("min_delta", args.get("min_delta", 0.0), 0.0, where)
-    if patience < 1 or margin < 0:
-        raise UserError(f"{where}: patience is {patience}, min_delta is {margin}; wanted at least 1 and at least 0")
-    if args.get("metric") and args["metric"] not in labels:
-        raise UserError(f"{where}: no metric {args['metric']!r}; {nearest(args['metric'], labels)}")
-    return {**args, "patience": patience, "min_delta": margin}
 
 
 SECTIONS = {
@@ -256,6 +157,29 @@ SECTIONS = {
 """What the MMAR format has in each section, and as what."""
 
 
+PARTS = {
+    "train": {
+        "lr_scheduler",
+        "dataset",
+        "inferer",
+        "post_transforms",
+        "metrics",
+        "key_metric",
+        "additional_metrics",
+        "trainer",
+    },
+    "validate": {"handlers", "metrics", "key_metric", "additional_metrics"},
+}
+"""What each section may have beside these."""
+ENGINES = {"trainer": "SupervisedTrainer", "evaluator": "SupervisedEvaluator"}
+"""The one that each engine is."""
+DATASETS = {
+    *("Dataset", "CacheDataset", "CacheNTransDataset", "LMDBDataset", "PersistentDataset", "SmartCacheDataset"),
+    *("ArrayDataset", "GDSDataset"),
+}
+"""Datasets that hold the cases of a list as they are; how they keep them, the cache of prepared cases does instead."""
+
+
 def _check_sections(conf: dict, source: str) -> None:
     for section, keys in SECTIONS.items():
         found = conf.get(section)
@@ -268,6 +192,24 @@ def _check_sections(conf: dict, source: str) -> None:
             if not isinstance(found[key], kind):
                 wanted = "a list of components" if kind is list else "an object"
                 raise UserError(f"{source}: {section}.{key} is {found[key]!r:.80}; wanted {wanted}")
+        known = keys.keys() | PARTS[section]
+        if unknown := [k for k in found if k not in known]:
+            raise UserError(
+                f"{source}: section '{section}' has '{unknown[0]}', which nothing here does; {nearest(unknown[0], list(known))}"
+            )
+
+
+def _check_engines(sections: dict, source: str) -> None:
+    """Refuse what would train, evaluate or read otherwise than is done here."""
+    for section, parts in sections.items():
+        for part, known in {**{k: {v} for k, v in ENGINES.items()}, "dataset": DATASETS}.items():
+            component = parts.get(part)
+            if not isinstance(component, dict) or not ({"name", "path"} & component.keys()):
+                continue
+            if (name := class_name(component)) not in known or "path" in component:
+                raise UserError(
+                    f"{source}: {f'{section}.{part}'.lstrip('.')} is {component.get('path', name)!r:.200}; wanted {' or '.join(sorted(known))}"
+                )
 
 
 def _variables(conf: dict, environment: dict, source: str) -> dict:
@@ -282,6 +224,12 @@ def _variables(conf: dict, environment: dict, source: str) -> dict:
     return check({**own, **given}, "recipe", f"environment.json beside {source}")
 
 
+def effective_variables(conf: dict, environment: dict, source: str) -> dict[str, Any]:
+    """Every variable by name, typed, as it counts; without where things are."""
+    variables = _variables(conf, environment, source)
+    return {name: value for name, value in sorted(variables.items()) if name not in LOCATIONS}
+
+
 def _no_code(conf: dict, source: str) -> None:
     problems: list[str] = []
     _forbid_code(conf, source, problems)
@@ -289,16 +237,22 @@ def _no_code(conf: dict, source: str) -> None:
         raise Problems(source, problems)
 
 
-def _counts(dataloader: dict, handlers: dict[str, dict], variables: dict, source: str) -> dict:
-    """Numbers that a component of the configuration may say otherwise than its variables do."""
+def _counts(train: dict, dataloader: dict, handlers: dict[str, dict], variables: dict, source: str) -> dict:
+    """Values that a component of the configuration may say otherwise than its variables do."""
+    trainer = train.get("trainer") if isinstance(train.get("trainer"), dict) else {}
+    engine = read_component({"name": "SupervisedTrainer", **trainer}, f"{source} train.trainer")["args"]
+    loading = dataloader["args"]
     found = {
-        "batch_size": dataloader["args"].get("batch_size", variables["batch_size"]),
+        "epochs": engine.get("max_epochs", variables["epochs"]),
+        "amp": engine.get("amp", variables["amp"]),
+        "batch_size": loading.get("batch_size", variables["batch_size"]),
+        "num_workers": loading.get("num_workers", variables["num_workers"]),
         "save_interval": handlers.get("CheckpointSaver", {}).get("save_interval") or variables["save_interval"],
         "num_interval_per_valid": handlers.get("ValidationHandler", {}).get(
             "interval", variables["num_interval_per_valid"]
         ),
     }
-    check(found, "recipe", f"{source} dataloader and handlers")
+    check(found, "recipe", f"{source} trainer, dataloader and handlers")
     return found
 
 
@@ -328,57 +282,89 @@ def training_settings(conf: dict, environment: dict, source: str) -> dict:
     sections = {k: conf[k] for k in ("train", "validate")}
     _no_code(sections, source)
     variables = _variables(conf, environment, source)
-    if variables["multi_gpu"]:
-        raise UserError(f"{source}: multi_gpu is true; this version trains a split on one device; set it to false")
     sections = substitute(sections, variables, source)
     _no_code(sections, source)  # a variable's value is no more to be run
+    _check_engines(sections, source)
     train, validate = sections["train"], sections["validate"]
-    train_pre = _components(train, "pre_transforms", f"{source} train")
-    named = {c.get("name", ""): c for c in train_pre}
-    validate_pre = list(
-        _by_reference(
-            _components(validate, "pre_transforms", f"{source} validate", ("name", "path", "ref")), named, source
-        )
-    )
+    validate = with_references(validate, train, f"{source} validate")
     _refuse_validation_handlers(validate, source)
     handlers, validate_handlers = _handlers(train, source), _handlers(validate, source)
     schedule = handlers.get("LrScheduleHandler")
-    dataloader = _component(train["dataloader"], f"{source} train.dataloader")
-    counts = _counts(dataloader, handlers, variables, source)
-    metrics = _metrics(validate, f"{source} validate")
+    dataloader = read_component(train["dataloader"], f"{source} train.dataloader")
+    counts = _counts(train, dataloader, handlers, variables, source)
     stopping = handlers.get("EarlyStopHandler", validate_handlers.get("EarlyStopHandler"))
-    return {
-        **{
-            k: variables[k]
-            for k in ("seed", "deterministic", "threads", "epochs", "amp", "clip_grad_norm", "clip_grad_value")
-        },
-        "batch_size": counts["batch_size"],
+    scored = validation_settings(validate, f"{source} validate")
+    settings = {
+        **{k: variables[k] for k in ("seed", "deterministic", "threads", "clip_grad_norm", "clip_grad_value")},
+        **{k: counts[k] for k in ("epochs", "amp", "batch_size", "num_workers", "save_interval")},
         "drop_last": typed(
             "drop_last", dataloader["args"].get("drop_last", False), False, f"{source} train.dataloader"
         ),
-        "num_workers": variables["num_workers"],
-        "save_interval": counts["save_interval"],
+        **({"processes": variables["processes"]} if variables["multi_gpu"] and variables["processes"] > 1 else {}),
         "validation_interval": counts["num_interval_per_valid"],
-        "early_stopping": _early_stopping(stopping, ["loss", *(m["label"] for m in metrics)], source),
-        "loss": _component(train["loss"], f"{source} train.loss"),
-        "optimizer": _component(train["optimizer"], f"{source} train.optimizer"),
-        "lr_scheduler": _component(train["lr_scheduler"], f"{source} train.lr_scheduler")
+        "early_stopping": early_stopping(stopping, validate, source),
+        "loss": read_component(train["loss"], f"{source} train.loss"),
+        "optimizer": without_given(read_component(train["optimizer"], f"{source} train.optimizer")),
+        "lr_scheduler": without_given(read_component(train["lr_scheduler"], f"{source} train.lr_scheduler"))
         if schedule is not None and train.get("lr_scheduler")
         else None,
         "lr_epoch_level": typed(
             "epoch_level", (schedule or {}).get("epoch_level", True), True, f"{source} LrScheduleHandler"
         ),
-        "model": _component(train["model"], f"{source} train.model"),
-        "pre_transforms": train_pre,
-        "inferer": _component(train.get("inferer", {"name": "SimpleInferer"}), f"{source} train.inferer"),
-        "handlers": [h for h in _components(train, "handlers", source) if h.get("name") not in OUR_HANDLERS],
-        "validate": {
-            "pre_transforms": validate_pre,
-            "inferer": _component(validate.get("inferer", {"name": "SimpleInferer"}), f"{source} validate.inferer"),
-            "post_transforms": _components(validate, "post_transforms", f"{source} validate"),
-            "metrics": metrics,
-        },
+        "model": read_component(train["model"], f"{source} train.model"),
+        "pre_transforms": read_components(train, "pre_transforms", f"{source} train"),
+        "inferer": read_component(train.get("inferer", {"name": "SimpleInferer"}), f"{source} train.inferer"),
+        "handlers": _built_handlers(train, source),
+        "validate": scored,
     }
+    for part in ("loss", "optimizer", "lr_scheduler", "model", "pre_transforms", "inferer"):
+        refuse_references(settings[part], f"{source} train.{part}")
+    return settings
+
+
+def validation_settings(section: dict, where: str) -> dict:
+    """What scoring cases depends on, of a section whose variables and references are put in.
+
+    Raises
+    ------
+    UserError
+        For anything that is missing or not built from plain values.
+    """
+    settings = {
+        "pre_transforms": read_components(section, "pre_transforms", where),
+        "inferer": read_component(section.get("inferer", {"name": "SimpleInferer"}), f"{where}.inferer"),
+        "post_transforms": read_components(section, "post_transforms", where),
+        "metrics": read_metrics(section, where),
+    }
+    refuse_references(settings["pre_transforms"], f"{where}.pre_transforms")
+    refuse_references(settings["inferer"], f"{where}.inferer")
+    refuse_references(
+        [c for c in settings["post_transforms"] if c.get("name") not in POST_OURS], f"{where}.post_transforms"
+    )
+    return settings
+
+
+def evaluation_settings(conf: dict, environment: dict, source: str) -> dict:
+    """As :func:`validation_settings`, of a ``config_validation.json``, which is one section with its variables.
+
+    Raises
+    ------
+    UserError, Problems
+        For anything that is missing, unknown or code.
+    """
+    if missing := [key for key in ("pre_transforms", "inferer", "post_transforms") if key not in conf]:
+        raise UserError(f"{source}: lacks {', '.join(missing)}")
+    section = {key: value for key, value in conf.items() if isinstance(value, dict | list) and key != "model"}
+    _no_code(section, source)
+    section = substitute(section, _variables(conf, environment, source), source)
+    _no_code(section, source)
+    _check_engines({"": section}, source)
+    return validation_settings(section, source)
+
+
+def processes_of(settings: dict) -> int:
+    """How many processes train a split together; several decide the weights, so only then the settings say so."""
+    return settings.get("processes", 1)
 
 
 def metric_names(settings: dict) -> list[str]:
@@ -410,10 +396,11 @@ def prediction_settings(held: Any, source: str) -> dict:
     validate, where = held["validate"], f"{source} validate"
     return {
         **{key: held[key] for key in ("task", "deterministic", "allow")},
+        "multi_label": is_multi_label(held),
         "threads": check({"threads": held["threads"]}, "recipe", source)["threads"],
-        "model": _component(held["model"], f"{source} model"),
+        "model": read_component(held["model"], f"{source} model"),
         "validate": {
-            "inferer": _component(validate.get("inferer"), f"{where}.inferer"),
-            **{key: _components(validate, key, where) for key in ("pre_transforms", "post_transforms")},
+            "inferer": read_component(validate.get("inferer"), f"{where}.inferer"),
+            **{key: read_components(validate, key, where) for key in ("pre_transforms", "post_transforms")},
         },
     }

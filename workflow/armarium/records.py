@@ -8,13 +8,16 @@ import platform
 import monai
 import torch
 
+from .dataset import CLASSIFICATION
 from .evaluation import CLASS_SUMMARY, IDS
 from .events import EventFile
 from .files import json_text
 from .history import Progress, peak_memory_mib
 from .maps import computational_json, not_rebuilt
+from .multi_label import is_multi_label, one_sided
 from .progress import event_scalars, mean_loss
 from .run import INFO, TRAINED, epochs_noted, info_text, saved
+from .starting import starting_members, starting_summary
 from .tables import tsv
 from .training import SplitTraining
 
@@ -46,15 +49,17 @@ def history_members(progress: Progress, metrics: list[str]) -> dict[str, str]:
 
 
 def log_members(training: SplitTraining) -> dict[str, str]:
-    """Losses and learning rates of every step, warnings (of what other clients cannot do, too), and a summary; no clocks."""
+    """Losses and learning rates of every step, warnings (of what the recipe says otherwise and other clients cannot do, too), and a summary; no clocks."""
     progress = training.progress
     losses = [{"epoch": e, "batch": b, "loss": v} for e, b, v in progress.losses]
     groups = [f"group-{i}" for i in range(len(training.optimizer.param_groups))]
     rates = [dict(zip(["epoch", "batch", *groups], row, strict=True)) for row in progress.rates]
+    of_recipe = [f"Recipe: {line}" for line in training.settings.get("warnings", [])]
+    warnings = [*of_recipe, *_one_sided(training), *progress.warnings, *not_rebuilt(training.settings)]
     return {
         "logs/training_loss.tsv": tsv(["epoch", "batch", "loss"], losses),
         f"logs/learning_rates/{type(training.optimizer).__name__}.tsv": tsv(["epoch", "batch", *groups], rates),
-        "warning.log": "".join(f"{w}\n" for w in (*progress.warnings, *not_rebuilt(training.settings))),
+        "warning.log": "".join(f"{w}\n" for w in warnings),
         "summary.log": _summary(training),
         "computational.json": json_text(
             computational_json(training.settings, training.amp, training.device.type == "cuda")
@@ -62,10 +67,17 @@ def log_members(training: SplitTraining) -> dict[str, str]:
     }
 
 
+def _one_sided(training: SplitTraining) -> list[str]:
+    if training.settings["task"] != CLASSIFICATION or not is_multi_label(training.settings):
+        return []
+    return one_sided({"training": training.cases.cases, "validation": training.validation}, training.scorer.class_names)
+
+
 def _summary(training: SplitTraining) -> str:
     progress = training.progress
     lines = [
         f"Split {training.split}",
+        *starting_summary(training),
         f"Training cases: {len(training.cases)}",
         f"Validation cases: {len(training.validation)}",
         f"Epochs: {progress.epoch} of {training.settings['epochs']}{' (stopped early)' if progress.stopped_early else ''}",
@@ -102,6 +114,7 @@ def run_description(training: SplitTraining, fingerprint: str) -> dict:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
         "threads": training.settings["threads"],
+        **({"processes": training.team.size} if training.team.size > 1 else {}),
         "torch": torch.__version__,
         "monai": monai.__version__,
     }
@@ -162,6 +175,7 @@ def run_members(training: SplitTraining, fingerprint: str, environment: dict[str
         **history_members(training.progress, training.scorer.metrics),
         **log_members(training),
         "state/final.pt": saved(state),
+        **starting_members(training),
         **environment,
         **timing_members(training),
     }

@@ -233,7 +233,11 @@ class Workspace:
 
     def keep_checkpoint(self, epoch: int, weights: dict) -> None:
         """Keep the weights of an epoch that may be selected."""
-        write_bytes(self.kept / f"{epoch}.pt", saved(weights))
+        self.keep_file(epoch, saved(weights))
+
+    def keep_file(self, epoch: int, data: bytes) -> None:
+        """The same of weights that are a file's content already."""
+        write_bytes(self.kept / f"{epoch}.pt", data)
 
     def drop_checkpoints_but(self, epochs: set[int]) -> None:
         for path in self.kept.glob("*.pt"):
@@ -275,6 +279,25 @@ class Workspace:
         self.state_file.unlink(missing_ok=True)
         for path in (self.kept, self.events):
             shutil.rmtree(path, ignore_errors=True)
+
+
+class ReadWorkspace(Workspace):
+    """A workspace that another process writes: the state is read, nothing is written."""
+
+    def start_afresh(self) -> None:
+        pass
+
+    def note_epoch(self, epoch: int, what: str) -> None:
+        pass
+
+    def keep_checkpoint(self, epoch: int, weights: dict) -> None:
+        pass
+
+    def drop_checkpoints_but(self, epochs: set[int]) -> None:
+        pass
+
+    def save_state(self, state: dict) -> None:
+        pass
 
 
 def info_text(info: dict) -> str:

@@ -131,9 +131,11 @@ def _problem(splits: Any) -> str | None:
     for members in (*(side for split in sides for side in split.values()), *groups.values()):
         if not isinstance(members, list) or not all(isinstance(m, str) and m in cases for m in members):
             return "found a side or group that is no list of its cases' names"
-    facts = {"participant_id": str, "session_id": str, "image": list, "label": str | int | float | None}
+    facts = {"participant_id": str, "session_id": str, "image": list, "label": str | int | float | list | None}
     for name, case in cases.items():
         wrong = [k for k, kind in facts.items() if not isinstance(case, dict) or not isinstance(case.get(k), kind)]
         if wrong or not case["image"] or not all(isinstance(image, str) for image in case["image"]):
             return f"case {name!r}: found no {', '.join(wrong) or 'images'} of the right kind"
+        if isinstance(case["label"], list) and not all(type(one) is int and one in (0, 1) for one in case["label"]):
+            return f"case {name!r}: found label {case['label']!r:.80}, wanted 0 and 1"
     return None

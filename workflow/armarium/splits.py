@@ -2,7 +2,7 @@
 
 Cases that share a participant, a value of a ``group_by`` column or their voxels stay together. Every draw
 depends on the seed and the cases' names alone, never on the list's order. A target that is a number is stratified by
-its quantiles.
+its quantiles, classes that may occur together one by one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 from .dataset import SUBSETS, TARGET, TEST, TRAINING, UNLABELLED, VALIDATION, Case, Dataset, with_test_lists
 from .draws import counts_by_type, possible_count, reachable
 from .errors import Problems, UserError
+from .iterative import Group, drawn, folds
+from .multi_label import as_text
 from .split_files import cases_tested_by, given_groups, name_in, own_groups, sides_of, tested_on
 
 CONTENT = "content_sha256"
@@ -134,6 +136,12 @@ class _Splitter:
             raise UserError(
                 f"splits.n_splits: found {n}, wanted at most {found}: the {len(pool)} cases form {found} groups that must stay together"
             )
+        if self._has_several_classes(pool):
+            ids, divided = self._divisible(pool, groups, n)
+            fold_of = dict(zip(ids, folds(divided, n, f"{self.spec['seed']} folds"), strict=True))
+            return [
+                _sides(pool, {c.case for c, g in zip(pool, groups, strict=True) if fold_of[g] == k}) for k in range(n)
+            ]
         strata = self._strata(pool, groups, n)
         kind = "Stratified" if self.stratify_by else ""
         if found < len(pool):
@@ -147,8 +155,7 @@ class _Splitter:
         ]
 
     def _holdout(self, pool: list[Case]) -> list[Split]:
-        side = self._draw(pool, self.spec["holdout"], len(pool), "splits.holdout")
-        return [{"train": [c.case for c in pool if c.case not in side], "validation": sorted(side)}]
+        return [_sides(pool, self._draw(pool, self.spec["holdout"], len(pool), "splits.holdout"))]
 
     def _lists(self, pool: list[Case]) -> list[Split]:
         by_list = {s: [c.case for c in pool if c.subset == s] for s in (TRAINING, VALIDATION)}
@@ -252,6 +259,8 @@ class _Splitter:
             raise UserError(f"{what}: found {size!r}, wanted a number of cases, or a fraction between 0 and 1")
         count = round(size * total) if fraction else size
         ids = self._groups(pool)
+        if self._has_several_classes(pool):
+            return self._draw_balanced(pool, ids, count, fraction, what)
         strata = self._strata(pool, ids, 2)
         members, kinds = defaultdict(list), defaultdict(Counter)
         for case, group, stratum in zip(pool, ids, strata, strict=True):
@@ -265,6 +274,46 @@ class _Splitter:
         rng = random.Random(f"{self.spec['seed']} {what}")
         chosen = counts_by_type(types, count)
         return {n for key in sorted(types) for names in rng.sample(types[key], chosen[key]) for n in names}
+
+    def _draw_balanced(self, pool: list[Case], ids: list[int], count: int, fraction: bool, what: str) -> set[str]:
+        """The same where cases have several classes."""
+        groups, divisible = self._divisible(pool, ids, 2)
+        sizes: dict[tuple[str, int], list] = defaultdict(list)
+        for group, (size, _) in zip(groups, divisible, strict=True):
+            sizes["", size].append([group])
+        count = possible_count(reachable(sizes)[-1], count, len(pool), fraction, what)
+        chosen = drawn(divisible, count, f"{self.spec['seed']} {what}")
+        taken = {group for group, is_drawn in zip(groups, chosen, strict=True) if is_drawn}
+        return {c.case for c, group in zip(pool, ids, strict=True) if group in taken}
+
+    def _has_several_classes(self, cases: list[Case]) -> bool:
+        """Whether what is balanced are classes that a case may have together."""
+        return any(isinstance(c.label, tuple) and self._is_label(c, s) for s in self.stratify_by for c in cases)
+
+    def _divisible(self, cases: list[Case], ids: list[int], least: int) -> tuple[list[int], list[Group]]:
+        """The groups by number, and of each its size and what is balanced: classes, values of other columns.
+
+        Raises
+        ------
+        UserError
+            If fewer than ``least`` groups have one of these.
+        """
+        sizes, traits = Counter(ids), defaultdict(Counter)
+        for case, group in zip(cases, ids, strict=True):
+            traits[group].update(trait for column in self.stratify_by for trait in self._traits(case, column))
+        having = Counter(trait for of_group in traits.values() for trait in of_group)
+        having = dict.fromkeys(self.dataset.labels.values(), 0) | having
+        if rare := [f"{trait!r} ({n})" for trait, n in sorted(having.items()) if n < least]:
+            raise UserError(
+                f"splits.stratify_by {self.stratify_by}: found fewer than {least} groups of cases that have: {_some(rare)}; lower "
+                "splits.n_splits, stratify by less, or leave these classes out"
+            )
+        return list(sizes), [(size, traits[group]) for group, size in sizes.items()]
+
+    def _traits(self, case: Case, column: str) -> list[str]:
+        if self._is_label(case, column):
+            return [self.dataset.labels[i] for i, has in enumerate(case.label) if has]
+        return [f"{column} {self._value(case, column)}"]
 
     def _groups(self, cases: Sequence[Case]) -> list[int]:
         """For each case the number of its group: connected by participant, ``group_by`` values or voxels."""
@@ -335,7 +384,7 @@ class _Splitter:
         if column in ("participant_id", "session_id", "subset"):
             return getattr(case, column)
         if self._is_label(case, column) and not isinstance(case.label, str | None):
-            return str(case.label)
+            return as_text(case.label) if isinstance(case.label, tuple) else str(case.label)
         value = case.columns.get(column) or self.rows[case.case].get(column) or default
         if value is None:
             raise UserError(f"table of cases: found no {column!r} of case {case.case}; check the dataset again")
@@ -385,11 +434,15 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
+def _sides(pool: list[Case], validation: set[str]) -> Split:
+    return {"train": [c.case for c in pool if c.case not in validation], "validation": sorted(validation)}
+
+
 def _record(case: Case) -> dict[str, Any]:
     return {
         "participant_id": case.participant_id,
         "session_id": case.session_id,
         "image": list(case.images),
-        "label": case.label,
+        "label": list(case.label) if isinstance(case.label, tuple) else case.label,
         "columns": case.columns,
     }

@@ -10,28 +10,32 @@ import logging
 import os
 import re
 import time
+from functools import partial
 from pathlib import Path
 
 from . import layout
 from .changes import content_of, list_digests
 from .configure import (
     data_root_of,
+    evaluation_settings_of,
     fingerprint_on_disk,
     published_checkpoint,
     read_effective,
     training_settings_of,
 )
-from .dataset import REGRESSION, read_facts
+from .dataset import REGRESSION, SEGMENTATION, read_facts
 from .errors import UserError
 from .files import json_text, memory_bytes, read_bytes, remove_abandoned, write_bytes, write_json
 from .hashing import HashIndex
 from .home import WORKFLOW
+from .multi_label import is_multi_label
+from .parent import parent_inputs, refuse_seen
 from .parts import PARITY, SCRIPT, Parts
-from .provenance import is_recorded, recorded_of, step
-from .run import INFO, TRAINING_LOSS, Workspace, finished_run, lacking, only_trainer, weights_of
+from .provenance import Step, is_recorded, recorded_of, step
+from .recipe import processes_of
+from .run import INFO, Workspace, finished_run, lacking, only_trainer, weights_of
 from .split_files import cases_tested_by, read_splits, tested_on
 from .standing import cases_sha256
-from .tables import read_tsv
 from .trust import is_exported_here, note_exported
 from .zips import copy_member, write_zip, zip_member
 
@@ -128,9 +132,14 @@ def cases_of(archive: str, names: list[str]) -> list[dict]:
     """Cases by name as training and evaluation take them: ids, files, label and content hashes."""
     from .checks import read_cases_table
     from .dataset import stays_inside
+    from .multi_label import label_fits
 
     known, rows = read_splits(layout.splits_json(archive))["cases"], read_cases_table(layout.cases_tsv(archive))
-    if strange := [n for n in names if n not in rows or not stays_inside(known[n], rows[n])]:
+    spec = read_effective(archive, "data")["dataset"]
+    fits = partial(label_fits, of_files=spec["task"] == SEGMENTATION, several=is_multi_label(spec))
+    if strange := [
+        n for n in names if n not in rows or not stays_inside(known[n], rows[n]) or not fits(known[n]["label"])
+    ]:
         raise UserError(
             f"{layout.splits_json(archive)}: case {strange[0]!r} is not in {layout.cases_tsv(archive)}, or has files that no "
             "dataset list may name; delete both to have the data checked and split again"
@@ -145,7 +154,8 @@ def class_names(archive: str) -> dict[int, str]:
 # ---- training
 
 
-def _sides(archive: str, split: str) -> dict[str, list[str]]:
+def sides_of_split(archive: str, split: str) -> dict[str, list[str]]:
+    """The names of the cases of each side."""
     splits = read_splits(layout.splits_json(archive))["splits"]
     if int(split) >= len(splits):
         raise UserError(
@@ -163,6 +173,7 @@ def train(archive: str, split: str, device: str, cache_dir: str) -> None:
         *(layout.effective(archive, p) for p in ("data", "split", "train", "select", "files")),
         layout.splits_json(archive),
         layout.cases_tsv(archive),
+        *parent_inputs(archive, split),
     ]
     output, name = layout.run_zip(archive, split), f"train_split-{split}"
     with only_trainer(archive, split):
@@ -175,49 +186,66 @@ def train(archive: str, split: str, device: str, cache_dir: str) -> None:
             return
         with step(archive, name, "train_split", inputs, [output]) as running:
             if not workspace.run_that_lacks(listed):
-                running.resources |= _train(archive, split, device, cache_dir, workspace)
+                _train(archive, split, device, cache_dir, workspace, running)
             if run := workspace.run_that_lacks(listed):
                 running.extends = [] if run == workspace.done else recorded_of(archive, name, output, run)
                 running.parameters["epochs"] = lacking(finished_run(run), listed)
-                running.resources |= _add_epochs(archive, split, device, cache_dir, workspace, run)
+                _add_epochs(archive, split, device, cache_dir, workspace, running, run)
 
 
-def _train(archive: str, split: str, device: str, cache_dir: str, workspace: Workspace) -> dict:
+def _train(archive: str, split: str, device: str, cache_dir: str, workspace: Workspace, running: Step) -> None:
     """Train from the first epoch to the last, or go on with that."""
-    from .records import run_members
-    from .training import SplitTraining
-
-    training = SplitTraining(*_training_of(archive, split, device, cache_dir), workspace)
-    environment = _environment_of_training(archive, split)
-    progress = training.run()
-    workspace.finish(run_members(training, workspace.fingerprint, environment))
-    return {"device": str(training.device), "steps": len(progress.losses)}
+    training = _training_of(archive, split, cache_dir)
+    asked = {"archive": archive, "split": split, "fingerprint": workspace.fingerprint}
+    given = {"workspace": asked, "training": training}
+    _compute("train", training["settings"], device, cache_dir, given, running, _environment_of_training(archive, split))
 
 
-def _add_epochs(archive: str, split: str, device: str, cache_dir: str, workspace: Workspace, run: Path) -> dict:
+def _add_epochs(
+    archive: str, split: str, device: str, cache_dir: str, workspace: Workspace, running: Step, run: Path
+) -> None:
     """Train up to the listed epochs that a finished run does not hold, and add their weights to it."""
-    from .training import RepeatedTraining
-
-    settings, *others = _training_of(archive, split, device, cache_dir)
-    missing = lacking(finished_run(run), settings["keep_epochs"])
+    training = _training_of(archive, split, cache_dir)
+    missing = lacking(finished_run(run), training["settings"]["keep_epochs"])
     wanted = f"{workspace.fingerprint} {missing}"
-    added = Workspace(archive, split, wanted, layout.added_epochs_dir(archive, split))
+    folder = layout.added_epochs_dir(archive, split)
+    asked = {"archive": archive, "split": split, "fingerprint": wanted, "folder": folder}
     LOG.info(f"split {split}: its run is kept; training up to epoch {missing[-1]} for {missing}")
-    losses = read_tsv(zip_member(run, TRAINING_LOSS).decode(errors="replace"), f"{run}: {TRAINING_LOSS}")
-    training = RepeatedTraining({**settings, "keep_epochs": missing}, *others, added, losses=losses)
-    progress = training.run()
-    workspace.extend(run, added)
-    return {"device": str(training.device), "steps": len(progress.losses)}
+    training["settings"]["keep_epochs"] = missing
+    given = {"workspace": asked, "training": training, "run": str(run)}
+    _compute("add_epochs", training["settings"], device, cache_dir, given, running)
+    workspace.extend(run, Workspace(**asked))
 
 
-def _training_of(archive: str, split: str, device: str, cache_dir: str) -> tuple:
-    """What a training takes, but for its workspace; from here on computing is deterministic."""
-    settings, sides = recipe_of(archive), _sides(archive, split)
-    from .network import choose_device, make_deterministic
+def _compute(job: str, settings: dict, device: str, cache_dir: str, given: dict, running: Step, files=None) -> None:
+    """A training's job, in as many processes as the recipe says, and what is to be recorded of it."""
+    from .torchrun import compute
 
-    make_deterministic(settings)
-    cases = (cases_of(archive, sides[side]) for side in layout.SIDES)
-    return settings, split, *cases, class_names(archive), data_root_of(archive), cache_dir, choose_device(device)
+    processes = processes_of(settings)
+    says, _ = compute(job, processes, device, cache_dir, given, files)
+    running.packages |= says.pop("packages", {})
+    running.resources |= says | ({"processes": processes} if processes > 1 else {})
+
+
+def _training_of(archive: str, split: str, cache_dir: str) -> dict:
+    """What a training takes, but for what it is computed on."""
+    settings, sides = recipe_of(archive), sides_of_split(archive, split)
+    if settings.get("start"):
+        refuse_seen(archive, split, _scored_images(archive, split, sides))
+    return {
+        "settings": settings,
+        "split": split,
+        **{side: cases_of(archive, sides[side]) for side in layout.SIDES},
+        "class_names": class_names(archive),
+        "data_root": data_root_of(archive),
+        "cache_dir": cache_dir,
+    }
+
+
+def _scored_images(archive: str, split: str, sides: dict[str, list[str]]) -> dict[str, str]:
+    """SHA-256 of the images of each case that a split is validated or tested on."""
+    names = [*sides[layout.VALIDATION], *cases_tested_by(read_splits(layout.splits_json(archive)), int(split))]
+    return {case["case"]: case["sha256"][0] for case in cases_of(archive, names)}
 
 
 def _environment_of_training(archive: str, split: str) -> dict[str, bytes]:
@@ -256,7 +284,8 @@ def copy_logs(archive: str, split: str, targets: list[str]) -> None:
     """Logs and histories of a split out of run.zip."""
     from .run import copy_members
 
-    rule = "copy_learning_rates" if len(targets) == 1 else "copy_logs"
+    alone = "copy_starting_weights" if targets == [layout.starting_weights(archive, split)] else "copy_learning_rates"
+    rule = alone if len(targets) == 1 else "copy_logs"
     with step(archive, f"{rule}_split-{split}", rule, [layout.run_zip(archive, split)], targets):
         copy_members(archive, split, targets)
 
@@ -267,12 +296,19 @@ def check_recipe(archive: str) -> None:
     outputs = [layout.architecture_log(archive), layout.nn_summary(archive)]
     with step(archive, "check_recipe", "check_recipe", inputs, outputs):
         from .bundle_metadata import input_shape
-        from .inspection import check_components, check_regression, layer_table
+        from .inspection import check_components, check_multi_label, check_regression, layer_table
+        from .starting import check_start
 
         settings = recipe_of(archive)
         network = check_components(settings, class_names(archive))
+        if (evaluated := evaluation_settings_of(archive, settings)) != settings:
+            check_components(evaluated, class_names(archive))
         if settings["task"] == REGRESSION:
             check_regression(settings, network, input_shape(archive))
+        if is_multi_label(settings):
+            check_multi_label(settings)
+        if settings.get("start"):
+            check_start(archive, settings, network, input_shape(archive)[1])
         write_bytes(outputs[0], f"{network!r}\n".encode())
         write_bytes(outputs[1], layer_table(network).encode())
 
@@ -280,8 +316,8 @@ def check_recipe(archive: str) -> None:
 # ---- evaluation
 
 
-def test_split(archive: str, group: str, split: str, device: str, cache_dir: str) -> None:
-    """Score all selected checkpoints of a split on a test group, in one process."""
+def test_split(archive: str, group: str, split: str, device: str, cache_dir: str, processes: int = 1) -> None:
+    """Score all selected checkpoints of a split on a test group, together; ``processes`` share the cases."""
     run_zip, output = layout.run_zip(archive, split), layout.evaluation_zip(archive, group, split)
     inputs = [
         run_zip,
@@ -301,21 +337,33 @@ def test_split(archive: str, group: str, split: str, device: str, cache_dir: str
         running.extends = parts.take_from_last(archive, name, output, [f"/{table}" for table in layout.METRIC_TABLES])
         running.parameters |= parts.told(f"test group {group}, split {split}")
         if parts.missing:
-            from .testing import evaluate_checkpoints
-
-            parts.add(
-                evaluate_checkpoints(
-                    recipe_of(archive),
-                    run_zip,
-                    parts.missing,
-                    cases,
-                    class_names(archive),
-                    data_root_of(archive),
-                    cache_dir,
-                    device,
-                )
-            )
+            given = {"run_zip": run_zip, "checkpoints": parts.missing, **_evaluation_of(archive, cases, cache_dir)}
+            made = _evaluate("score_checkpoints", processes, device, cache_dir, given, running)
+            parts.add({c: {f"/{t}": made[f"{c}/{t}"] for t in layout.METRIC_TABLES} for c in parts.missing})
         write_zip(output, {INFO: json_text(parts.says), **parts.members()})
+
+
+def _evaluation_of(archive: str, cases: list[dict], cache_dir: str) -> dict:
+    """What scoring cases takes, but for the model and what it is computed on."""
+    return {
+        "settings": recipe_of(archive),
+        "cases": cases,
+        "class_names": class_names(archive),
+        "data_root": data_root_of(archive),
+        "cache_dir": cache_dir,
+    }
+
+
+def _evaluate(
+    job: str, processes: int, device: str, cache_dir: str, given: dict, running: Step, files=None
+) -> dict[str, str | bytes]:
+    """What an evaluation's job made; how many processes did it decides nothing."""
+    from .torchrun import compute
+
+    says, made = compute(job, processes, device, cache_dir, {"evaluation": given}, files)
+    running.packages |= says.pop("packages", {})
+    running.resources |= {"processes": processes} if processes > 1 else {}
+    return made
 
 
 def _group(archive: str, group: str, split: int) -> list[str]:
@@ -345,11 +393,11 @@ def write_results(archive: str, group: str, split: str, checkpoint: str) -> None
 def published_cases(archive: str, publish: int) -> list[str]:
     """The cases that the model of the split ``publish`` may be scored on: its test groups', else its validation cases."""
     tested = cases_tested_by(read_splits(layout.splits_json(archive)), publish)
-    return tested or _sides(archive, str(publish))["validation"]
+    return tested or sides_of_split(archive, str(publish))["validation"]
 
 
-def evaluate_published(archive: str, device: str, cache_dir: str, trusted: bool) -> None:
-    """Score the published TorchScript, and keep its predictions.
+def evaluate_published(archive: str, device: str, cache_dir: str, trusted: bool, processes: int = 1) -> None:
+    """Score the published TorchScript, and keep its predictions; ``processes`` share the cases.
 
     It is code: unless it is ``trusted`` wherever it comes from, it must have been exported here.
     """
@@ -360,22 +408,14 @@ def evaluate_published(archive: str, device: str, cache_dir: str, trusted: bool)
         layout.cases_tsv(archive),
         *(layout.effective(archive, p) for p in ("train", "test", "predict", "publish")),
     ]
-    with step(archive, "evaluate_published", "evaluate_published", inputs, [output]):
-        from .testing import evaluate_published as score
-        from .testing import torchscript_from
-
+    with step(archive, "evaluate_published", "evaluate_published", inputs, [output]) as running:
         publish = read_effective(archive, "publish")["publish"]
         cases = cases_of(archive, published_cases(archive, publish))
-        members = score(
-            recipe_of(archive),
-            torchscript_from(published_torchscript(archive, cache_dir, trusted)),
-            cases,
-            class_names(archive),
-            data_root_of(archive),
-            cache_dir,
-            device,
-            read_effective(archive, "predict")["predictions"],
-        )
+        given = _evaluation_of(archive, cases, cache_dir)
+        given["settings"] = evaluation_settings_of(archive, given["settings"])
+        given["keep_predictions"] = read_effective(archive, "predict")["predictions"]
+        model = {"model.ts": published_torchscript(archive, cache_dir, trusted)}
+        members = _evaluate("score_torchscript", processes, device, cache_dir, given, running, model)
         run = finished_run(layout.run_zip(archive, publish), "checkpoints")
         says = {
             "fingerprint": fingerprint_on_disk(archive, "published evaluation"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from . import layout
 from .contents import contents_of
 from .errors import UserError
+from .parent import read_parent
 from .results import Result, results_of, spread
 from .run import finished_run
 
@@ -37,6 +38,7 @@ def summary(archive: str) -> str:
     snakemake = _as_typed(Path(sys.executable).parent / "snakemake")
     lines = [
         f"archive: {archive} ({_trained(archive, splits)})",
+        *([f"started from: {parent}"] if (parent := read_parent(archive)) else []),
         "",
         *_aligned(rows),
         "",

@@ -11,8 +11,10 @@ import torch
 
 from .cache import checked_files
 from .dataset import CLASSIFICATION, SEGMENTATION
+from .distributed import ALONE, Team
 from .evaluation import CLASS_SUMMARY, IDS, CaseScorer, Evaluation
 from .hashing import as_checked
+from .multi_label import is_multi_label
 from .network import build_network, choose_device, make_deterministic
 from .parts import Part
 from .predictions import prediction_table, probability_table, segmentation_bytes
@@ -42,8 +44,9 @@ def evaluate_checkpoints(
     data_root: str,
     cache_dir: str,
     device: str,
+    team: Team = ALONE,
 ) -> dict[str, Part]:
-    """Tables of checkpoints.
+    """Tables of checkpoints; ``team`` is the processes that share the cases.
 
     Returns
     -------
@@ -51,9 +54,9 @@ def evaluate_checkpoints(
         By checkpoint: text by ``/<table>``.
     """
     make_deterministic(settings)
-    chosen = choose_device(device)
-    scorer = CaseScorer(settings, data_root, cache_dir, chosen, class_names)
-    scorer.prepared.prepare_all(cases, workers=settings["threads"])
+    chosen = team.device or choose_device(device)
+    scorer = CaseScorer(settings, data_root, cache_dir, chosen, class_names, team)
+    scorer.prepare(cases, settings["threads"])
     network = build_network(settings).to(chosen)
     info = finished_run(run_zip)
     made: dict[str, Part] = {}
@@ -77,6 +80,7 @@ def evaluate_published(
     cache_dir: str,
     device: str,
     keep_predictions: bool,
+    team: Team = ALONE,
 ) -> dict[str, str | bytes]:
     """Tables of the published model, and its predictions.
 
@@ -84,6 +88,8 @@ def evaluate_published(
     ----------
     network_on:
         Gives the model, on a device and in evaluation mode.
+    team:
+        The processes that share the cases.
 
     Returns
     -------
@@ -92,19 +98,21 @@ def evaluate_published(
         ``predictions.tsv`` for regression.
     """
     make_deterministic(settings)
-    chosen = choose_device(device)
-    scorer = CaseScorer(settings, data_root, cache_dir, chosen, class_names)
-    scorer.prepared.prepare_all(cases, workers=settings["threads"])
-    kept: list[tuple[dict, numpy.ndarray | bytes]] = []
+    chosen = team.device or choose_device(device)
+    scorer = CaseScorer(settings, data_root, cache_dir, chosen, class_names, team)
+    scorer.prepare(cases, settings["threads"])
 
-    def keep(case: dict, prediction: numpy.ndarray) -> None:
+    def keep(case: dict, prediction: numpy.ndarray) -> numpy.ndarray | bytes:
         if settings["task"] == SEGMENTATION:
             image = case["image"][0]
             with as_checked(data_root, {image: checked_files(case)[image]}):
-                prediction = segmentation_bytes(prediction, Path(data_root, image))
-        kept.append((case, prediction))
+                prediction = segmentation_bytes(prediction, Path(data_root, image), is_multi_label(settings))
+        return prediction
 
     evaluation = scorer(network_on(chosen), cases, keep if keep_predictions else None)
+    if not team.is_first:
+        return {}
+    kept = evaluation.kept
     members: dict[str, str | bytes] = evaluation_tables(evaluation)
     if keep_predictions and settings["task"] == SEGMENTATION:
         members |= {f"predictions/{case['case']}.nii.gz": data for case, data in kept}
@@ -113,3 +121,21 @@ def evaluate_published(
     elif keep_predictions:
         members["predictions.tsv"] = prediction_table(kept)
     return members
+
+
+def evaluate_torchscript(
+    settings: dict,
+    torchscript: bytes,
+    cases: list[dict],
+    class_names: dict[int, str],
+    data_root: str,
+    cache_dir: str,
+    device: str,
+    keep_predictions: bool,
+    team: Team = ALONE,
+) -> dict[str, str | bytes]:
+    """The same of a TorchScript model, which is trusted."""
+    network_on = torchscript_from(torchscript)
+    return evaluate_published(
+        settings, network_on, cases, class_names, data_root, cache_dir, device, keep_predictions, team
+    )

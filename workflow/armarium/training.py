@@ -3,6 +3,9 @@
 An epoch is a pure function of weights, optimizer state, epoch number and seed: every random source is
 seeded from (seed, split, epoch) when the epoch starts, every case's augmentation from its number too.
 So a resumed run gives the bytes of an undisturbed one, with or without loader workers.
+
+Several processes may train together (:mod:`armarium.distributed`): each goes through the same epochs with its part of
+every step's cases, the first one writes.
 """
 
 from __future__ import annotations
@@ -22,13 +25,16 @@ from .cache import PreparedCases
 from .clinicadl_weights import to_clinicadl
 from .components import build, build_lr_scheduler, substitute_runtime
 from .dataset import REGRESSION
+from .distributed import ALONE, Batches, Team
 from .epochs import EpochOrder, TrainingCases, seed_from
 from .errors import UserError
 from .evaluation import CaseScorer, Evaluation
 from .history import CollectedWarnings, Progress, better, peak_memory_mib
-from .network import build_network, one_number_a_case
-from .progress import EpochProgress
+from .multi_label import is_multi_label
+from .network import a_channel_for_each_class, build_network, one_number_a_case
+from .progress import EpochProgress, NoProgress
 from .run import SAVED, TRAINED, Workspace
+from .starting import begin
 from .transforms import as_batch, build_transforms, components_at_work, split_at_first_random
 
 LONG_RECORDS = ("losses", "rates")
@@ -54,6 +60,8 @@ class SplitTraining:
         What to train on.
     workspace:
         Holds the resume state.
+    team:
+        The processes that train together.
     """
 
     def __init__(
@@ -67,6 +75,7 @@ class SplitTraining:
         cache_dir: str,
         device: torch.device,
         workspace: Workspace,
+        team: Team = ALONE,
     ):
         self.settings, self.split, self.validation, self.device, self.workspace = (
             settings,
@@ -75,25 +84,27 @@ class SplitTraining:
             device,
             workspace,
         )
+        self.team = team
         self.seed = (settings["seed"], split)
         self.amp = settings["amp"] and device.type == "cuda"
         self.progress = Progress()
         self._prepare_data(train, data_root, cache_dir)
-        self.scorer = CaseScorer(settings, data_root, cache_dir, device, class_names)
-        self.scorer.prepared.prepare_all(validation, workers=settings["threads"])
+        self.scorer = CaseScorer(settings, data_root, cache_dir, device, class_names, team)
+        self.scorer.prepare(validation, settings["threads"])
         self._build_network_and_optimizer()
 
     def _prepare_data(self, train: list[dict], data_root: str, cache_dir: str) -> None:
         components, allow = self.settings["pre_transforms"], self.settings["allow"]
         fixed, random = split_at_first_random(build_transforms(components, allow))
         prepared = PreparedCases(components[: len(fixed)], data_root, cache_dir, allow)
-        prepared.prepare_all(train, workers=self.settings["threads"])
+        prepared.prepare_all(self.team.share(train), workers=self.settings["threads"])
         self.cases = TrainingCases(train, prepared, random, self.seed)
+        self.batches = Batches(
+            EpochOrder(self.cases), self.settings["batch_size"], self.settings["drop_last"], self.team
+        )
         self.loader = DataLoader(
             self.cases,
-            batch_size=self.settings["batch_size"],
-            sampler=EpochOrder(self.cases),
-            drop_last=self.settings["drop_last"],
+            batch_sampler=self.batches,
             num_workers=self.settings["num_workers"],
             generator=torch.Generator(),  # else making an iterator would draw from the global stream
             pin_memory=self.device.type == "cuda",
@@ -101,14 +112,14 @@ class SplitTraining:
         )
         if not len(self.loader):
             raise UserError(
-                f"split {self.split}: {len(train)} training cases make no batch of {self.settings['batch_size']}; "
+                f"split {self.split}: {len(train)} training cases make no batch of {self.batches.whole}; "
                 "lower batch_size, or set drop_last to false"
             )
 
     def _build_network_and_optimizer(self) -> None:
         settings, allow = self.settings, self.settings["allow"]
         torch.manual_seed(seed_from(*self.seed, "weights"))
-        self.network = build_network(settings).to(self.device)
+        self.network = self.team.synchronised(build_network(settings).to(self.device))
         self.loss = build("loss", settings["loss"], allow).to(self.device)
         known = {"iterations": len(self.loader) * settings["epochs"], "steps_per_epoch": len(self.loader)}
         self.optimizer = build(
@@ -126,11 +137,11 @@ class SplitTraining:
         return parts | ({"schedule": self.schedule} if self.schedule else {})
 
     def resume(self) -> int:
-        """Take up the saved state, if there is one; the epochs already trained."""
+        """Take up the saved state or, if there is none, what training starts from; the epochs already trained."""
         state = self.workspace.load_state()
         if state is None:
             self.workspace.start_afresh()
-            return 0
+            return begin(self)
         try:
             for name, part in self._stateful().items():
                 part.load_state_dict(state[name])
@@ -159,11 +170,13 @@ class SplitTraining:
         with components_at_work(on), torch.autocast(self.device.type, enabled=self.amp):
             output = self.inferer(images.float(), self.network)
             loss = self._loss_of(output, labels)
-        self.scaler.scale(loss).backward()
+        weight = self.batches.weight(self._batch_of(engine))
+        self.scaler.scale(loss if weight == 1 else loss * weight).backward()
+        self.team.add_gradients(self.network.parameters())
         self._clip_gradients()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        value = float(loss.detach())
+        value = self.team.add(float(loss.detach()) * weight)
         if not math.isfinite(value) and not self.amp:
             raise UserError(
                 f"split {self.split}: the training loss became {value} in epoch {engine.state.epoch}; lower learning_rate, or set clip_grad_norm; "
@@ -186,6 +199,9 @@ class SplitTraining:
             return sum(self._loss_of(o, labels) for o in output) / len(output)
         if self.settings["task"] == REGRESSION:
             one_number_a_case(output.shape, len(labels))
+        if is_multi_label(self.settings):
+            a_channel_for_each_class(output.shape, labels.shape)
+            labels = labels.float()
         return self.loss(output, labels)
 
     def _clip_gradients(self) -> None:
@@ -208,7 +224,7 @@ class SplitTraining:
 
     def _start_epoch(self, engine) -> None:
         epoch = self.cases.epoch = engine.state.epoch
-        seed = seed_from(*self.seed, epoch)
+        seed = seed_from(*self.seed, epoch, *self.team.seed)
         torch.manual_seed(seed)
         numpy.random.seed(seed)
         set_track_meta(False)
@@ -221,6 +237,7 @@ class SplitTraining:
         if self.settings["lr_epoch_level"]:
             self._step_schedule()
         validated = self._validated(epoch)
+        self.team.even_out(self.network.buffers())  # what batch normalisation counted
         if validated:
             self._validate(epoch)
         self._log_time(epoch, trained)
@@ -231,8 +248,14 @@ class SplitTraining:
             engine.terminate()
             self._keep_weights()
         if epoch % self.settings["save_interval"] == 0 or self._last(epoch):
+            self._take_in_warnings()
             self._save()
             self.workspace.drop_checkpoints_but(self.progress.epochs_to_keep(self.settings["keep_epochs"]))
+
+    def _take_in_warnings(self) -> None:
+        """Note what only other processes were warned of."""
+        for warned in self.team.gather(self.progress.warnings)[1:]:
+            self.progress.warnings.extend(w for w in warned if w not in self.progress.warnings)
 
     def _validated(self, epoch: int) -> bool:
         return epoch % self.settings["validation_interval"] == 0 or epoch == self.settings["epochs"]
@@ -307,8 +330,9 @@ class SplitTraining:
             Everything measured; the selectable weights lie in the workspace.
         """
         done = self.resume()
+        progress = EpochProgress if self.team.is_first else NoProgress
         with (
-            EpochProgress(self.split, self.settings["epochs"], self.workspace.events, done) as self.display,
+            progress(self.split, self.settings["epochs"], self.workspace.events, done) as self.display,
             CollectedWarnings(self.progress.warnings),
         ):
             if not self._last(done):
@@ -317,6 +341,12 @@ class SplitTraining:
                 except UserError as error:  # out of a loader's worker it comes with the worker's traceback as text
                     raise UserError(str(error).rpartition("armarium.errors.UserError: ")[2].strip()) from error
         return self.progress
+
+    def _handlers(self) -> list:
+        """The recipe's own handlers, but for those of another process's ``rank``."""
+        rank = self.team.rank
+        mine = [h for h in self.settings["handlers"] if h.get("rank", rank) == rank]
+        return [build("handler", h, self.settings["allow"]) for h in mine]
 
     def _engine(self, done: int) -> SupervisedTrainer:
         engine = SupervisedTrainer(
@@ -329,7 +359,7 @@ class SplitTraining:
             inferer=self.inferer,
             iteration_update=self._step,
             decollate=False,
-            train_handlers=[build("handler", h, self.settings["allow"]) for h in self.settings["handlers"]] or None,
+            train_handlers=self._handlers() or None,
         )
         engine.logger.setLevel(logging.CRITICAL)  # errors are told once, by the command line
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
@@ -350,8 +380,8 @@ class RepeatedTraining(SplitTraining):
         The rows of the run's training_loss.tsv: the same losses show that it is the same training.
     """
 
-    def __init__(self, *args, losses: list[dict[str, str]]):
-        super().__init__(*args)
+    def __init__(self, *args, losses: list[dict[str, str]], **kwargs):
+        super().__init__(*args, **kwargs)
         self.expected: dict[int, list[float]] = {}
         for row in losses:
             self.expected.setdefault(int(row["epoch"]), []).append(float(row["loss"]))

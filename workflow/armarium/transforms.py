@@ -116,27 +116,40 @@ def components_at_work(where: str) -> Iterator[None]:
         raise UserError(f"{where}: {words}" if words else f"{where} failed: {type(error).__name__}: {error}") from error
 
 
-def as_batch(items: list[tuple[torch.Tensor, ...]]) -> list[torch.Tensor]:
-    """Items of equal shapes as one batch.
+def as_batch(items: list[list[tuple[torch.Tensor, ...]]]) -> list[torch.Tensor]:
+    """The samples of some cases, of equal shapes, as one batch.
 
     Raises
     ------
     UserError
         If their shapes differ, which only the recipe can mend.
     """
-    for tensors in zip(*items, strict=True):
+    samples = [sample for of_case in items for sample in of_case]
+    for tensors in zip(*samples, strict=True):
         shapes = sorted({tuple(t.shape) for t in tensors})
         if len(shapes) > 1:
             raise UserError(
                 f"cases of one batch have the shapes {', '.join(map(str, map(list, shapes)))}; "
                 "pad or crop them to one size in pre_transforms, or set batch_size to 1"
             )
-    return default_collate(items)
+    return default_collate(samples)
 
 
 def apply_all(transforms: list, item: dict, where: str) -> dict:
     """Apply transforms in order; an error names the transform and the case."""
+    items = apply_to_samples(transforms, item, where)
+    if len(items) != 1:
+        raise UserError(
+            f"{where}: the transforms give {len(items)} samples of one case; only a random transform of training may"
+        )
+    return items[0]
+
+
+def apply_to_samples(transforms: list, item: dict, where: str) -> list[dict]:
+    """The same where a transform may give several samples of a case, as croppers with ``num_samples`` do: all of them."""
+    items = [item]
     for transform in transforms:
         with components_at_work(f"{where}: transform {type(transform).__name__}"):
-            item = transform(item)
-    return item
+            made = [transform(one) for one in items]
+        items = [sample for one in made for sample in (one if isinstance(one, list) else [one])]
+    return items

@@ -232,7 +232,8 @@ class _Files:
     def _is_derived(self, path: str) -> bool:
         """Whether planning writes a file from the configuration, whatever is there."""
         written = [layout.effective(self.archive, part) for part in layout.EFFECTIVE]
-        return f"{self.archive}/{path}" in (*written, layout.written_configs(self.archive))
+        others = layout.written_configs(self.archive), layout.effective_variables(self.archive)
+        return f"{self.archive}/{path}" in (*written, *others)
 
     def _is_regenerated(self, path: str) -> bool:
         """Whether planning writes a file from config_train.json where there is none."""

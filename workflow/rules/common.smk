@@ -21,9 +21,11 @@ from armarium.boundary import check_boundary
 from armarium.environment_files import LOCK, frozen_names, names_here
 from armarium.errors import UserError
 from armarium.faults import in_words
+from armarium.grammar import class_name
 from armarium.held import give_back, held_products, hold
 from armarium.naming import CASE, CHECKPOINT, GROUP
-from armarium.recipe import class_name
+from armarium.origin import note_origin
+from armarium.recipe import processes_of
 from armarium.running import Run
 from armarium.standing import standing
 from snakemake.io import IOFile
@@ -56,6 +58,7 @@ if config:
 ARCHIVES_DIR = config.get("archives_dir", "archives")
 CACHE_DIR = config.get("cache_dir", ".cache/armarium")
 DEVICE = config.get("device", "auto")
+EVALUATION_PROCESSES = config.get("evaluation_processes", 1)
 LISTED = {f"{ARCHIVES_DIR}/{name}": name for name in config.get("archives", {})}
 LISTED_GLOBALS = Globals(config.get("data_root"), config.get("set", {}), CACHE_DIR)
 # Of an archive that merely lies on disk only the command line speaks, not the file that lists others.
@@ -69,6 +72,7 @@ ALLOWED = [*config.get("allow", []), *(path for a in config.get("archives", {}).
 HOW = (
     f"ARMARIUM_DEVICE={DEVICE} ARMARIUM_CACHE={shlex.quote(CACHE_DIR)} "
     f"ARMARIUM_ALLOW={shlex.quote(json_module.dumps(ALLOWED))} "
+    f"ARMARIUM_EVALUATION_PROCESSES={EVALUATION_PROCESSES} "
     f"ARMARIUM_TRUST_TORCHSCRIPT={int(config.get('trust_torchscript', False))}"
 )
 
@@ -87,6 +91,32 @@ if workflow.local_exec and "gpu" not in workflow.global_resources:
 
 
 EVALUATED_BY = f"({layout.CKPT})?"
+
+
+def processes_for(archive):
+    """How many processes train a split of an archive together."""
+    return processes_of(configured(archive).settings)
+
+
+PROCESSES = {
+    "train_split": processes_for,
+    "test_split": lambda archive: EVALUATION_PROCESSES,
+    "evaluate_published": lambda archive: EVALUATION_PROCESSES,
+}
+"""How many processes a job has, by its rule: a GPU each where there are GPUs."""
+
+
+def refuse_fewer_gpus(jobs):
+    """Tell of a job that wants more GPUs than may be used at once: Snakemake would lend it fewer without a word."""
+    lent = workflow.global_resources.get("gpu")
+    most = lent.value if lent is not None else None
+    for job in jobs if most else ():
+        wanted = PROCESSES.get(job.rule.name, lambda archive: 1)(job.wildcards_dict.get("archive"))
+        if wanted > most:
+            raise UserError(
+                f"{job.rule.name}: {wanted} processes want a GPU each, and {most} may be used at once here; lower processes "
+                "(of the recipe; other weights) or evaluation_processes, or set device to cpu"
+            )
 
 
 wildcard_constraints:
@@ -117,6 +147,7 @@ def this_run():
 def claim_files():
     """Refuse, before any job, what another Snakemake is at work on."""
     jobs = list(workflow.dag.needrun_jobs())
+    refuse_fewer_gpus(jobs)
     this_run().start((f for job in jobs for f in job.output), (f for job in jobs for f in job.input))
     hold_last_versions(jobs)
 
@@ -165,13 +196,24 @@ def configured(archive):
     if only_looks() or not workflow.is_main_process:
         if workflow.is_main_process:
             told(adopt_once, archive)
-        return told(configure, *given, only_looks())
+        held = told(configure, *given, only_looks())
+        tell_warnings(held)
+        return held
     told(refuse_edit_while_at_work, *given)
     told(settle_what_is_left, archive)
     told(adopt_once, archive)
     held = told(configure, *given)
+    told(note_clone, archive, held)
+    tell_warnings(held)
     note_as_known(archive)
     return held
+
+
+def tell_warnings(held):
+    """Say what of a recipe was translated or has no effect, when its configuration is new."""
+    if workflow.is_main_process and not held.changed.isdisjoint({"train", "execution"}):
+        for line in held.warnings:
+            print(f"armarium: warning: {held.archive}: {line}", file=sys.stderr)
 
 
 def refuse_edit_while_at_work(archive, *given):
@@ -197,6 +239,13 @@ def adopt_once(archive):
         mark_adopted(archive, str(STATE))
 
 
+def note_clone(archive, held):
+    """Keep in an adopted archive what it was, where its configuration makes it another one."""
+    from armarium.adoption import adopted_as
+
+    note_origin(archive, adopted_as(archive, str(STATE)), held.effective)
+
+
 def note_as_known(archive):
     """An archive begun here has times that Snakemake itself gave; it is not adopted."""
     from armarium.adoption import mark_begun
@@ -211,7 +260,8 @@ def stamp(*what):
 
 def stamped(archive, what, after):
     """A file newer than ``after``: an input that makes Snakemake run a job whose product is out of date."""
-    path = STATE / "stale" / hashlib.sha256(os.path.abspath(archive).encode()).hexdigest()[:16] / what
+    # In a folder of its own: of a folder that it has looked into, Snakemake sees no newer files.
+    path = STATE / "stamps" / hashlib.sha256(os.path.abspath(archive).encode()).hexdigest()[:16] / what / "stamp"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{time.time_ns()}\n")  # never the same: Snakemake compares with what the last job was given
     newer = max(time.time(), os.path.getmtime(after) + 1) if os.path.exists(after) else time.time()

@@ -10,10 +10,10 @@ rule test_split:
         layout.log("{archive}", "test_split_{group}_{split}"),
     conda:
         "../../envs/torch.yaml"
-    threads: lambda wildcards: configured(wildcards.archive).settings["threads"]
+    threads: lambda wildcards: configured(wildcards.archive).settings["threads"] * EVALUATION_PROCESSES
     resources:
-        gpu=1,
-        mem_mb=8000,
+        gpu=EVALUATION_PROCESSES,
+        mem_mb=8000 * EVALUATION_PROCESSES,
         runtime=240,
     message:
         "{wildcards.archive}: testing split {wildcards.split} on group {wildcards.group}"
@@ -52,10 +52,10 @@ rule evaluate_published:
         layout.log("{archive}", "evaluate_published"),
     conda:
         "../../envs/torch.yaml"
-    threads: lambda wildcards: configured(wildcards.archive).settings["threads"]
+    threads: lambda wildcards: configured(wildcards.archive).settings["threads"] * EVALUATION_PROCESSES
     resources:
-        gpu=1,
-        mem_mb=8000,
+        gpu=EVALUATION_PROCESSES,
+        mem_mb=8000 * EVALUATION_PROCESSES,
         runtime=240,
     message:
         "{wildcards.archive}: scoring the published model"

@@ -93,6 +93,19 @@ def refuse_unrecorded(archive, asked):
         raise UserError(f"{strange[0]}: not of the environments of this archive; it has {', '.join(files)}")
 
 
+def if_finetuned(wildcards):
+    """Input function: nothing, once it is certain that an archive starts from a parent's weights."""
+    archive = wildcards.archive
+    if configured(archive).start is None:
+        path = layout.starting_weights(archive, wildcards.split)
+        told(refuse, f"{path}: this archive is not fine-tuned: there is nothing in {layout.parent_dir(archive)}")
+    return []
+
+
+def refuse(message):
+    raise UserError(message)
+
+
 def training_needs(wildcards):
     """What must be there when training starts.
 
@@ -212,6 +225,7 @@ def split_artifacts(archive, split):
         *layout.history_tables(archive, split),
         layout.learning_rates(archive, split, optimizer),
         *(f for d in folders for f in (layout.checkpoint_pt(d), layout.checkpoint_ts(d), *layout.checkpoint_tables(d))),
+        *([layout.starting_weights(archive, split)] if configured(archive).start else []),
     ]
 
 
@@ -337,14 +351,22 @@ def artifacts(wildcards):
 
 def configuration(wildcards):
     """The configuration files that the manifest names; DATA_ROOT's is left out, moving data makes nothing again."""
-    archive, names = wildcards.archive, ("archive.json", *layout.MMAR_CONFIGS, "splits.json")
+    archive, names = wildcards.archive, ("archive.json", *layout.MMAR_CONFIGS, "splits.json", "origin.json")
     rewritten = configured(archive).rewritten if workflow.dryrun else []
-    files = [layout.mmar_config(archive, name) for name in names]
+    files = [*(layout.mmar_config(archive, name) for name in names), *parent_files(archive)]
     return [
         stamp(archive, os.path.basename(f), f) if f in rewritten else f
         for f in files
         if f in rewritten or os.path.exists(f)
     ]
+
+
+def parent_files(archive):
+    """What a fine-tuned archive's training starts from, and what is said of it."""
+    from armarium.manifest import archive_files
+
+    folder = layout.parent_dir(archive)
+    return [f"{folder}/{name}" for name in archive_files(folder)]
 
 
 NOTICED = {}

@@ -32,10 +32,10 @@ rule train_split:
         layout.log("{archive}", "train_split_{split}"),
     conda:
         "../../envs/torch.yaml"
-    threads: lambda wildcards: configured(wildcards.archive).settings["threads"]
+    threads: lambda wildcards: configured(wildcards.archive).settings["threads"] * processes_for(wildcards.archive)
     resources:
-        gpu=1,
-        mem_mb=8000,
+        gpu=lambda wildcards: processes_for(wildcards.archive),
+        mem_mb=lambda wildcards: 8000 * processes_for(wildcards.archive),
         runtime=1440,
     message:
         "{wildcards.archive}: training split {wildcards.split}"
@@ -106,6 +106,24 @@ rule copy_learning_rates:
         layout.learning_rates("{archive}", "{split}", "{optimizer}"),
     log:
         layout.log("{archive}", "copy_learning_rates_{split}_{optimizer}"),
+    conda:
+        "../../envs/data.yaml"
+    shell:
+        "python -m armarium --log {log:q} copy-logs {wildcards.archive:q} {wildcards.split} {output:q}"
+
+
+rule copy_starting_weights:
+    input:
+        if_finetuned,
+        unless_kept(
+            layout.starting_weights("{archive}", "{split}"),
+            layout.run_zip("{archive}", "{split}"),
+            cut_from=of_run,
+        ),
+    output:
+        layout.starting_weights("{archive}", "{split}"),
+    log:
+        layout.log("{archive}", "copy_starting_weights_{split}"),
     conda:
         "../../envs/data.yaml"
     shell:
