@@ -98,10 +98,11 @@ def test_table_survives_writing_and_reading(world, tmp_path):
         read_cases_table(str(tmp_path / "none.tsv"))
 
 
-def test_progress_is_sparse_in_a_log(world, capsys):
+def test_progress_is_sparse_in_a_log(world, caplog):
     world.cases = [world.add(f"d{i:02d}", an_image(i), a_label()) for i in range(40)]
+    caplog.set_level("INFO")
     world.check()
-    lines = capsys.readouterr().err.splitlines()
+    lines = caplog.messages
     assert len(lines) == 10 and lines[-1] == "checking: 40/40 cases"
 
 

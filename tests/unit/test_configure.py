@@ -21,7 +21,7 @@ from armarium.synthesize import synthesize_dataset
 from tiny import REPO, component, configured, recipe, section, write_recipe
 
 PRODUCTS = set(DEPENDS_ON)
-SCORED = {"published evaluation", "ensemble evaluation"}
+SCORED = {"published evaluation", "checkpoint evaluation", "ensemble evaluation"}
 PUBLISHED = {"export", "format", "ensemble", *SCORED}
 UNGROUPED = PRODUCTS - {"evaluation"}
 """Products of an archive without test groups."""
@@ -88,7 +88,7 @@ def test_files_are_written_once_and_hold_what_was_said(folder):
 def test_products_and_splits_have_fingerprints_of_their_own(folder):
     found = configured(folder, section(test={"groups": {"held": {"from": "test"}, "more": {"from": "test"}}}))
     each = {found.fingerprint(p, *which_of(p, g, k)) for p in PRODUCTS for g in ("held", "more") for k in ("0", "1")}
-    assert len(each) == 1 + 2 + 4 + 2 + 1 + 3
+    assert len(each) == 1 + 2 + 4 + 2 + 2 + len(SCORED)
     assert found.fingerprint("training", 1) == found.fingerprint("training", "1")
 
 
@@ -144,7 +144,7 @@ EDITS = {
     "set": (None, {"set": {"epochs": 9}}, PRODUCTS - {"splits"}),
     "dataset: labels": (None, {"dataset": {"labels": {0: "a", 1: "b"}}}, PRODUCTS),
     "dataset: tolerance": (None, {"dataset": {"affine_tolerance": 0.5}}, set()),
-    "dataset: description": (None, {"dataset": {"description": "words"}}, PUBLISHED),
+    "dataset: description": (None, {"dataset": {"description": "words"}}, {"export", "published evaluation"}),
     "splits: seed": (None, {"splits": {"seed": 3}}, PRODUCTS),
     "splits: what the method does not use": (None, {"splits": {"holdout": 0.5}}, set()),
     "test: a group of other cases": (
@@ -163,7 +163,7 @@ EDITS = {
     "select: an epoch to keep": (None, {"select": {"epochs": [2]}}, set()),
     "predictions": (None, {"predictions": False}, SCORED),
     "publish": (None, {"publish": 1}, PUBLISHED),
-    "export": (None, {"export": {"tolerance": 0.5}}, PUBLISHED),
+    "export": (None, {"export": {"tolerance": 0.5}}, {"export", "published evaluation"}),
     "allow": (None, {"allow": ["a.B"]}, PRODUCTS - {"splits"}),
 }
 
@@ -387,7 +387,7 @@ def test_a_split_with_test_cases_of_its_own_that_is_added_changes_no_other(folde
     assert first.fingerprint("evaluation", "test_1", 1) != other.fingerprint("evaluation", "test_1", 1)
     assert first.fingerprint("training", 1) == other.fingerprint("training", 1)
     mine = given(folder, nested(["e"], ["d"]))
-    assert differing(first, mine, "test_0") == {"splits", "evaluation", "published evaluation"}
+    assert differing(first, mine, "test_0") == {"splits", "evaluation", *SCORED}
 
 
 def test_test_lists_that_come_to_differ_are_tested_anew_and_nothing_else_is_made(folder):

@@ -16,7 +16,7 @@ from armarium.files import write_json
 def no_conda(tmp_path, monkeypatch):
     """A virtual environment, outside of any project with a lock file, and a working directory."""
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "a/b/c/venv"))
-    monkeypatch.setattr(environment_files, "_ENVS", tmp_path / "checkout/envs")
+    monkeypatch.setattr(environment_files, "ENVS", tmp_path / "checkout/envs")
     (tmp_path / "checkout/envs").mkdir(parents=True)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")

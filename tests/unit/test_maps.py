@@ -70,7 +70,11 @@ def finish_run(archive: str, split: int) -> None:
     write_zip(layout.run_zip(archive, split), {"run.json": json.dumps(info)})
     table = f"loss\tMeanDice\tHausdorffDistance\n0.4\t{0.8 + split / 10}\tn/a\n"
     names = ("best-loss", "best-MeanDice", "final")
-    write_zip(layout.evaluation_zip(archive, "held", split), {f"{c}/aggregated.tsv": table for c in names})
+    cases = [(0.3, 0.7 + split / 10), (0.5, 0.9 + split / 10)]
+    rows = "".join(f"sub-{i}\tses-M000\t{loss}\t{dice}\tn/a\n" for i, (loss, dice) in enumerate(cases, 4))
+    details = f"participant_id\tsession_id\tloss\tMeanDice\tHausdorffDistance\n{rows}"
+    members = {f"{c}/{t}.tsv": text for c in names for t, text in (("aggregated", table), ("details", details))}
+    write_zip(layout.evaluation_zip(archive, "held", split), members)
 
 
 @pytest.fixture

@@ -61,12 +61,13 @@ def test_of_one_epoch_one_part_is_computed(output):
     assert zip_member(output, "final/x.tsv") == zip_member(output, "epoch-3/x.tsv") == b"computed for best-MeanDice"
 
 
-def test_what_the_last_version_has_is_kept_and_its_maker_remembered(output, capsys):
+def test_what_the_last_version_has_is_kept_and_its_maker_remembered(output, caplog):
     assert made(output, "best-loss") == ["best-loss"] and "extends" not in record(output)
     os.utime(output, ns=(10**18,) * 2)
     first = record(output)
+    caplog.clear()
     assert made(output, "epoch-2", "best-loss", "final") == ["final"]
-    assert capsys.readouterr().err == "a test: 2 checkpoints kept, 1 computed\n"
+    assert caplog.messages == ["a test: 2 checkpoints kept, 1 computed"]
     assert zip_member(output, "epoch-2/x.tsv") == b"computed for best-loss"
     [earlier] = record(output)["extends"]
     assert earlier["sha256"] == first["outputs"][os.path.relpath(output, archive_of(output))]["sha256"]
@@ -96,13 +97,13 @@ def test_what_is_asked_for_anew_is_made_anew(output):
     assert made(output, "final", "best-loss") == ["best-loss", "final"]
 
 
-def test_a_damaged_last_version_gives_nothing(output, capsys):
+def test_a_damaged_last_version_gives_nothing(output, caplog):
     made(output, "best-loss")
     data = bytearray(Path(output).read_bytes())
     data[data.index(b"computed")] ^= 1
     Path(output).write_bytes(data)
     assert made(output, "best-loss", "final") == ["best-loss", "final"]
-    assert "all of it is made anew" in capsys.readouterr().err
+    assert "all of it is made anew" in caplog.text
 
 
 def test_a_run_without_the_epoch_is_told(output):

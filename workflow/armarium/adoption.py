@@ -143,8 +143,9 @@ def is_fingerprinted(archive: str, path: str) -> bool:
         layout.exports_zip(archive, "*"),
         layout.evaluation_zip(archive, "*", "*"),
         layout.eval_zip(archive),
+        layout.eval_zip(archive, layout.CKPT),
         layout.further_export_zip(archive, "*"),
-        layout.eval_zip(archive, layout.ENSEMBLE),
+        layout.eval_zip(archive, layout.OF_ENSEMBLE),
     )
     return any(fnmatch(f"{archive}/{path}", pattern) for pattern in patterns)
 

@@ -12,39 +12,21 @@ from pathlib import Path
 
 from . import layout
 from .errors import UserError
+from .home import workflow_home
 from .running import AGAIN, WAIT
-
-SNAKEFILE = "Snakefile"
 
 SAME_DATA = "ARMARIUM_SAME_DATA"
 """Environment variable: refuse data that is not what the archive was made from, instead of making it from that."""
 
 
-def workflow_home() -> Path:
-    """The workflow: $ARMARIUM_HOME, else the checkout that this package lies in.
-
-    Raises
-    ------
-    UserError
-        If neither has a Snakefile.
-    """
-    given = os.environ.get("ARMARIUM_HOME")
-    home = Path(given) if given else Path(__file__).resolve().parents[2]
-    for snakefile in (home / SNAKEFILE, home / "workflow" / SNAKEFILE):
-        if snakefile.is_file():
-            return snakefile
-    raise UserError(f"no {SNAKEFILE} in {home}; set ARMARIUM_HOME to the folder of the workflow")
-
-
 def working_directory(archive: Path, here: Path) -> Path:
     """Where an archive is built from, so that locks and records are shared.
 
-    ``here`` if the archive lies below it, else the nearest folder above that Snakemake has worked in,
-    else the archive's parent.
+    The nearest folder above it that Snakemake has worked in, else ``here`` if the archive lies below it, else the
+    archive's parent.
     """
-    if here in archive.parents:
-        return here
-    return next((p for p in archive.parents if (p / ".snakemake").is_dir()), archive.parent)
+    default = here if here in archive.parents else archive.parent
+    return next((p for p in archive.parents if (p / ".snakemake").is_dir()), default)
 
 
 def place_of(archive: str) -> tuple[Path, str]:
@@ -73,6 +55,11 @@ def _profile(snakefile: Path) -> list[str]:
     """The workflow's own profile, which Snakemake would look for in the working directory."""
     folders = [p / "profiles" / "default" for p in snakefile.parents[:2]]
     return next((["--workflow-profile", str(f)] for f in folders if f.is_dir()), [])
+
+
+def make_targets(directory: Path, options: Sequence[str], targets: Sequence[str]) -> int:
+    """Have ``targets`` made, which are named from ``directory``; Snakemake's exit status."""
+    return _run(directory, [*options, "--", *targets])
 
 
 def build(arguments: Sequence[str]) -> int:

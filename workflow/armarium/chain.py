@@ -137,7 +137,8 @@ def other_origins(evidence: Evidence) -> Iterator[Finding]:
         yield from _origin(evidence, layout.exports_zip(archive, k), "export", k, run=run, of=exported)
         yield from _tested(evidence, k, tested_on(k, groups, own), chosen)
     run = layout.run_zip(archive, publish)
-    yield from _origin(evidence, layout.eval_zip(archive), "published evaluation", run=run, of=[best])
+    for by, product in (("", "published evaluation"), (layout.CKPT, "checkpoint evaluation")):
+        yield from _origin(evidence, layout.eval_zip(archive, by), product, run=run, of=[best])
     for name in layout.FORMATS:
         yield from _origin(evidence, layout.further_export_zip(archive, name), "format", name, run=run, of=[best])
     yield from _of_ensemble(evidence, best)
@@ -145,8 +146,11 @@ def other_origins(evidence: Evidence) -> Iterator[Finding]:
 
 def _of_ensemble(evidence: Evidence, best: str) -> Iterator[Finding]:
     """The ensemble and its evaluation, each made from the published checkpoint of every split."""
-    archive, of = evidence.archive, layout.ENSEMBLE
-    products = {layout.further_export_zip(archive, of): "ensemble", layout.eval_zip(archive, of): "ensemble evaluation"}
+    archive = evidence.archive
+    products = {
+        layout.further_export_zip(archive, layout.ENSEMBLE): "ensemble",
+        layout.eval_zip(archive, layout.OF_ENSEMBLE): "ensemble evaluation",
+    }
     for path, product in products.items():
         found = list(_origin(evidence, path, product))
         yield from found
@@ -274,7 +278,7 @@ def _taken_from(evidence: Evidence) -> dict[str, dict[str, str]]:
     taken[layout.further_export_zip(archive, layout.ENSEMBLE)][layout.ensemble_ts(archive)] = "ensemble.ts"
     for name in evidence.found.files:
         case = os.path.basename(os.path.dirname(name))
-        for of in ("", layout.ENSEMBLE):
-            if f"/{name}" == layout.eval_segmentation("", case, of):
-                taken[layout.eval_zip(archive, of)][f"{archive}/{name}"] = f"predictions/{case}.nii.gz"
+        for by in ("", layout.CKPT, layout.OF_ENSEMBLE):
+            if f"/{name}" == layout.eval_segmentation("", case, by):
+                taken[layout.eval_zip(archive, by)][f"{archive}/{name}"] = f"predictions/{case}.nii.gz"
     return taken

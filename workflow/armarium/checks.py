@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import logging
 import math
 import sys
 from collections import Counter, defaultdict
@@ -22,6 +23,8 @@ from .files import read_text, write_text
 from .multi_label import as_text, is_multi_label
 from .nifti import BLOCK, Unreadable, Volume, by, read_volume
 from .tables import read_tsv
+
+LOG = logging.getLogger(__name__)
 
 COLUMNS = (
     "case",
@@ -183,7 +186,7 @@ def _progress(results: Iterable, total: int) -> Iterator:
     for done, result in enumerate(results, 1):
         yield result
         if done % step == 0 or done == total:
-            print(f"checking: {done}/{total} cases", file=sys.stderr, flush=True)
+            LOG.info(f"checking: {done}/{total} cases")
 
 
 # ---- across cases

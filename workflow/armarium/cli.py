@@ -27,8 +27,8 @@ WRITERS = {
     "side-data": ("maps", "write_side_data"),
     "group-data": ("maps", "write_group_data"),
     "summary": ("maps", "write_summary_log"),
-    "command": ("mmar", "write_command"),
-    "log-config": ("mmar", "write_log_config"),
+    "command": ("commands", "write_command"),
+    "log-config": ("logs", "write_log_config"),
     "doc": ("model_card", "write_doc"),
     "licence": ("model_card", "write_licence"),
     "eval-metrics": ("mmar", "write_eval_metrics"),
@@ -231,6 +231,27 @@ def write_results(archive: str, group: str, split: str, checkpoint: str) -> None
 def evaluate_published(archive: str, device: str, cache: str, processes: int, trusted: bool) -> None:
     """Score the published model and keep its predictions."""
     computing_steps().evaluate_published(archive, device, cache, trusted, processes)
+
+
+@cli.command()
+@archive
+@device
+@cache
+def evaluate_checkpoint(archive: str, device: str, cache: str) -> None:
+    """Score the published checkpoint and keep its predictions."""
+    require_address_space()
+    import_module(".checkpoint_evaluation", __package__).evaluate_checkpoint(archive, device, cache)
+
+
+@cli.command()
+@archive
+@click.argument("shape")
+@cache
+@click.option("--trust-torchscript/--no-trust-torchscript", "trusted", envvar="ARMARIUM_TRUST_TORCHSCRIPT")
+def compare_shape(archive: str, shape: str, cache: str, trusted: bool) -> None:
+    """Compare the published TorchScript with its checkpoint on an input of SHAPE."""
+    require_address_space()
+    import_module(".checkpoint_evaluation", __package__).compare_shape(archive, shape, cache, trusted)
 
 
 @cli.command()

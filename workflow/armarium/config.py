@@ -7,16 +7,15 @@ import difflib
 import math
 from collections.abc import Collection, Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from .dataset import REGRESSION, SEGMENTATION, SOURCES
 from .errors import Problems, UserError
+from .home import WORKFLOW
 from .multi_label import is_multi_label
 
 LONGEST_SCALAR = 64
 """Characters of a number, a truth value or the like; a longer text is not parsed: YAML can refer to itself."""
-SCHEMAS = Path(__file__).resolve().parent.parent / "schemas"
 
 
 @cache
@@ -24,7 +23,7 @@ def schema(name: str) -> dict:
     """The schema ``workflow/schemas/<name>.schema.yaml``."""
     import yaml
 
-    return yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load((WORKFLOW / "schemas" / f"{name}.schema.yaml").read_text(encoding="utf-8"))
 
 
 def nearest(word: Any, known: list[str]) -> str:

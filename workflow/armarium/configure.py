@@ -18,6 +18,7 @@ from pathlib import Path
 from . import layout, recipe
 from .changes import TESTED, changed_files, is_of_list
 from .config import check, typed
+from .datalist import DATALIST, divided_by
 from .dataset import SUBSETS, TEST
 from .errors import UserError
 from .files import json_text, read_json, read_text, write_text
@@ -133,6 +134,7 @@ DEPENDS_ON = {
     "export": ("data", "split", "train", "test", "export", "publish", "files"),
     "format": ("data", "split", "train", "test", "export", "publish", "files"),
     "published evaluation": ("data", "split", "train", "test", "predict", "export", "publish", "files"),
+    "checkpoint evaluation": ("data", "split", "train", "test", "predict", "publish", "files"),
     "ensemble": ("data", "split", "train", "test", "export", "publish", "files"),
     "ensemble evaluation": ("data", "split", "train", "test", "predict", "export", "publish", "files"),
 }
@@ -217,10 +219,22 @@ def _published_groups(effective: dict[str, str]) -> list[str]:
 
 
 def _published_evaluation(effective: dict[str, str], *_: str) -> list[str]:
-    split = str(json.loads(effective["publish"])["publish"])
+    return [*_exported_by(effective, _published_split(effective)), *_scored_by(effective)]
+
+
+def _checkpoint_evaluation(effective: dict[str, str], *_: str) -> list[str]:
+    split = _published_split(effective)
+    return [split, *_trained_by(effective, split), *_scored_by(effective)]
+
+
+def _published_split(effective: dict[str, str]) -> str:
+    return str(json.loads(effective["publish"])["publish"])
+
+
+def _scored_by(effective: dict[str, str]) -> list[str]:
+    """What decides on which cases the published model is scored, and what of it is kept."""
     tested = _groups_by_definition(effective, _published_groups(effective))
-    differences = _differences(effective["files"], _lists(tested))
-    return [*_exported_by(effective, split), effective["predict"], json_text(tested), differences]
+    return [effective["predict"], json_text(tested), _differences(effective["files"], _lists(tested))]
 
 
 _DECIDED_BY = {
@@ -230,6 +244,7 @@ _DECIDED_BY = {
     "export": _export,
     "format": _format,
     "published evaluation": _published_evaluation,
+    "checkpoint evaluation": _checkpoint_evaluation,
     "ensemble": _ensemble,
     "ensemble evaluation": _ensemble_evaluation,
 }
@@ -354,6 +369,11 @@ def _kept_in(held: dict, path: str) -> dict:
     return kept
 
 
+def _without_datalist(changes: dict) -> tuple[dict, str | None]:
+    """Variables without the datalist, which is none of the recipe's, and that."""
+    return {k: v for k, v in changes.items() if k != DATALIST}, changes.get(DATALIST)
+
+
 def _listed_files(archive: str, section: dict, given: Globals) -> tuple[dict, dict[str, dict]]:
     """The spec and configuration files of an archive that config.yaml lists."""
     spec = archive_spec(section)
@@ -362,16 +382,21 @@ def _listed_files(archive: str, section: dict, given: Globals) -> tuple[dict, di
     spec["translated"] += other_task(files.get("environment.json", {}), spec)
     environment = _environment(files.get("environment.json", {}), spec, given.data_root)
     conf, environment = recipe.override(files["config_train.json"], environment, section["set"])
-    kept = {name: value for name, value in _kept(archive).items() if name not in given.changes}
+    changes, datalist = _without_datalist(given.changes)
+    kept, kept_datalist = _without_datalist(_kept(archive))
+    kept = {name: value for name, value in kept.items() if name not in changes}
     try:
         conf, environment = recipe.override(conf, environment, kept)
     except UserError as error:
         raise UserError(
             f"{layout.archive_json(archive)}: kept from an earlier {error}; remove it under 'kept'"
         ) from None
-    conf, environment = recipe.override(conf, environment, given.changes)
+    conf, environment = recipe.override(conf, environment, changes)
     files.update({"config_train.json": conf, "environment.json": environment})
-    spec["kept"] = {**kept, **given.changes}
+    spec["kept"] = {**kept, **changes}
+    if datalist or kept_datalist:
+        spec["kept"][DATALIST] = layout.given_splits("").removeprefix("/")
+        return divided_by(archive, spec, files, datalist)
     if spec["splits"]["method"] == "file":
         files["splits.json"] = read_json(spec["splits"]["file"])
         spec["splits"] = {**spec["splits"], "file": "splits.json"}
@@ -388,7 +413,8 @@ def _held_files(archive: str, given: Globals) -> tuple[dict, dict[str, dict]]:
     held = read_object(path)
     section = {"recipe": layout.mmar_config(archive, ""), **{k: v for k, v in held.items() if k not in OWN_KEYS}}
     spec = archive_spec(check({"archives": {"archive": section}}, "config", path)["archives"]["archive"])
-    spec["kept"] = {**_kept_in(held, path), **given.changes}
+    changes, datalist = _without_datalist(given.changes)
+    spec["kept"] = {**_kept_in(held, path), **changes}
     if foreign := [name for name in spec["allow"] if name not in given.allow]:
         raise UserError(
             f"{path}: allow names {', '.join(foreign)}, code that this archive would run; if you know it and it is yours, "
@@ -405,9 +431,9 @@ def _held_files(archive: str, given: Globals) -> tuple[dict, dict[str, dict]]:
     spec["own"] = edited(archive, own, files, task, read_parent(archive))
     environment = _environment(files.get("environment.json", {}), spec, given.data_root)
     files["config_train.json"], files["environment.json"] = recipe.override(
-        files["config_train.json"], environment, given.changes
+        files["config_train.json"], environment, changes
     )
-    return spec, files
+    return divided_by(archive, spec, files, datalist) if datalist else (spec, files)
 
 
 def _check_selection(spec: dict, settings: dict, archive: str) -> list[str]:

@@ -16,6 +16,7 @@ from . import layout
 from .environment import MEMBERS, conda_prefix, frozen_environment, snapshot, without_passwords
 from .errors import UserError
 from .files import read_text, write_bytes
+from .home import ENVS
 from .zips import opened
 
 LOCK = "|".join(
@@ -27,7 +28,6 @@ LOCK = "|".join(
 """What the copy of a lock file is called, as a regular expression."""
 
 _OF_OTHERS = [f"{o}/{n}" for o in layout.OTHER_ENVIRONMENTS for n in (*layout.ENVIRONMENT, *layout.CONDA_ENVIRONMENT)]
-_ENVS = Path(__file__).resolve().parents[2] / "envs"
 
 
 def is_recorded_name(name: str) -> bool:
@@ -64,7 +64,7 @@ def names_here(rules_in_conda: bool) -> list[str]:
 
 def _pins() -> dict[str, Path]:
     """The pins beside the rules' environments, which Snakemake makes those from."""
-    return {path.name: path for path in sorted(_ENVS.glob("*.pin.txt")) if re.fullmatch(LOCK, path.name)}
+    return {path.name: path for path in sorted(ENVS.glob("*.pin.txt")) if re.fullmatch(LOCK, path.name)}
 
 
 def _project_locks() -> dict[str, Path]:
@@ -73,7 +73,7 @@ def _project_locks() -> dict[str, Path]:
     Looked at are the folders that this environment lies in (``PROJECT/.venv``, ``PROJECT/.pixi/envs/NAME``), the
     working directory and the checkout of the workflow.
     """
-    for folder in (*Path(sys.prefix).parents[:3], Path.cwd(), _ENVS.parent):
+    for folder in (*Path(sys.prefix).parents[:3], Path.cwd(), ENVS.parent):
         if found := {name: folder / name for name in layout.LOCK_FILES if (folder / name).is_file()}:
             return found
     return {}

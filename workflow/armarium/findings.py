@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from . import layout
-from .calling import SNAKEFILE, working_directory
+from .calling import working_directory
+from .home import SNAKEFILE
 
 SHOWN = 20
 """Findings of a kind that are shown to people."""

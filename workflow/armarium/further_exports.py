@@ -143,7 +143,7 @@ def ensemble_cases(archive: str) -> list[str]:
 
 def evaluate_ensemble(archive: str, device: str, cache_dir: str, trusted: bool) -> None:
     """Score the ensemble on cases that none of its members has seen, and keep its predictions."""
-    runs, output = _members(archive), layout.eval_zip(archive, layout.ENSEMBLE)
+    runs, output = _members(archive), layout.eval_zip(archive, layout.OF_ENSEMBLE)
     inputs = [
         layout.ensemble_ts(archive),
         layout.splits_json(archive),

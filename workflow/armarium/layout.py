@@ -19,10 +19,23 @@ MMAR_CONFIGS = (
     "config_validation.json",
     "config_validation_ckpt.json",
 )
-COMMANDS = ("set_env.sh", "train.sh", "infer.sh", "validate.sh", "validate_ckpt.sh", "export.sh")
+COMMANDS = (
+    "set_env.sh",
+    "train.sh",
+    "train_multi_gpu.sh",
+    "finetune.sh",
+    "infer.sh",
+    "validate.sh",
+    "validate_ckpt.sh",
+    "validate_multi_gpu.sh",
+    "validate_multi_gpu_ckpt.sh",
+    "export.sh",
+)
 FORMATS = ("onnx", "pt2")
 """What the published model is exported to on request, by the file's suffix."""
 ENSEMBLE = "ensemble"
+OF_ENSEMBLE = "ensemble/"
+"""Of an evaluation: that of the mean of the splits' models."""
 BUNDLE_CONFIGS = ("metadata.json", "train.json", "evaluate.json", "inference.json", "logging.conf")
 DOCS = ("README.md", "license.txt", "data_license.txt")
 ENVIRONMENT = ("environment.txt", "host.json")
@@ -368,6 +381,11 @@ def export_report(a: str, what: str) -> str:
     return f"{a}/models/exports/{what}.json"
 
 
+def export_parity(a: str, shape: str) -> str:
+    """How far the published TorchScript is from its checkpoint on an input of ``shape``, such as ``1x1x64x64``."""
+    return f"{a}/models/parity/{shape}.json"
+
+
 def published_events(a: str) -> str:
     return f"{a}/models/events.out.tfevents.0.armarium"
 
@@ -376,43 +394,47 @@ def train_stats(a: str) -> str:
     return f"{a}/models/train_stats.json"
 
 
-def eval_dir(a: str, of: str = "") -> str:
-    """The evaluation of the published TorchScript, or ``of`` the ensemble."""
-    return f"{a}/eval/{of}".rstrip("/")
+CKPT = "ckpt/"
+"""Of an evaluation: that of the published checkpoint. "" is that of the published TorchScript."""
 
 
-def eval_zip(a: str, of: str = "") -> str:
-    """A model on the cases it may be scored on; per-case files are cut from it."""
-    return f"{eval_dir(a, of)}/evaluation.zip"
+def eval_dir(a: str, by: str = "") -> str:
+    """Where the evaluation of the published TorchScript lies, or that ``by`` another form of the model."""
+    return f"{a}/eval/{by}".rstrip("/")
 
 
-def eval_metrics_csv(a: str, of: str = "") -> str:
-    return f"{eval_dir(a, of)}/metrics.csv"
+def eval_zip(a: str, by: str = "") -> str:
+    """The published model on the cases it may be scored on; per-case files are cut from it."""
+    return f"{a}/eval/{by}evaluation.zip"
 
 
-def eval_dice_tables(a: str, of: str = "") -> list[str]:
-    return [f"{eval_dir(a, of)}/val_mean_dice_raw.csv", f"{eval_dir(a, of)}/val_mean_dice_summary.csv"]
+def eval_metrics_csv(a: str, by: str = "") -> str:
+    return f"{a}/eval/{by}metrics.csv"
 
 
-def eval_case_dir(a: str, case: str, of: str = "") -> str:
-    return f"{eval_dir(a, of)}/{case}"
+def eval_dice_tables(a: str, by: str = "") -> list[str]:
+    return [f"{a}/eval/{by}val_mean_dice_raw.csv", f"{a}/eval/{by}val_mean_dice_summary.csv"]
 
 
-def eval_segmentation(a: str, case: str, of: str = "") -> str:
-    return f"{eval_case_dir(a, case, of)}/{case}_seg.nii.gz"
+def eval_case_dir(a: str, case: str, by: str = "") -> str:
+    return f"{a}/eval/{by}{case}"
 
 
-def eval_probabilities(a: str, of: str = "") -> str:
-    return f"{eval_dir(a, of)}/probabilities.tsv"
+def eval_segmentation(a: str, case: str, by: str = "") -> str:
+    return f"{eval_case_dir(a, case, by)}/{case}_seg.nii.gz"
 
 
-def eval_predictions(a: str, of: str = "") -> str:
-    return f"{eval_dir(a, of)}/predictions.tsv"
+def eval_probabilities(a: str, by: str = "") -> str:
+    return f"{a}/eval/{by}probabilities.tsv"
 
 
-def eval_table(a: str, task: str, of: str = "") -> str:
+def eval_predictions(a: str, by: str = "") -> str:
+    return f"{a}/eval/{by}predictions.tsv"
+
+
+def eval_table(a: str, task: str, by: str = "") -> str:
     """The predictions of a task whose predictions are no images."""
-    return {"classification": eval_probabilities, "regression": eval_predictions}[task](a, of)
+    return {"classification": eval_probabilities, "regression": eval_predictions}[task](a, by)
 
 
 # ---- what ClinicaDL adds to an archive that it works in

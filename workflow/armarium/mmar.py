@@ -1,121 +1,30 @@
-"""The MMAR face: commands, the log configuration, the reports in eval/. No torch.
+"""The MMAR face: the reports in eval/, as Clara Train 4 and MONAI lay them out. No torch.
 
-NVIDIA Clara Train 4's layout and argument style; the programs behind the commands are ``armarium.apps``,
-which ask Snakemake for the archive's own files. Writers return the paths they wrote.
+Writers return the paths they wrote.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from collections.abc import Sequence
 
 from . import layout
-from .bundle import LOGGING_CONF
-from .bundle_metadata import input_shape
 from .configure import read_effective
 from .errors import UserError
 from .files import write_text
-from .model_card import write_doc, write_licence
 from .split_files import read_splits
 from .tables import read_tsv, tsv
 from .zips import zip_member
 
-__all__ = [
-    "COMMANDS",
-    "write_command",
-    "write_doc",
-    "write_eval_dice_tables",
-    "write_eval_metrics",
-    "write_licence",
-    "write_log_config",
-]
 
-SET_ENV = """\
-#!/usr/bin/env bash
-# Where this archive is, and where the workflow's package is when ARMARIUM_HOME names a checkout.
-export MMAR_ROOT="$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)"
-if [ -n "${ARMARIUM_HOME:-}" ]; then
-    export PYTHONPATH="$ARMARIUM_HOME/workflow${PYTHONPATH:+:$PYTHONPATH}"
-fi
-"""
-
-COMMAND = """\
-#!/usr/bin/env bash
-set -euo pipefail
-source "$(dirname "$(readlink -f "${{BASH_SOURCE[0]}}")")/set_env.sh"
-
-CONFIG_FILE=config/{config}
-ENVIRONMENT_FILE=config/environment.json
-additional_options="$*"
-
-python3 -u -m armarium.apps.{app} \\
-    -m "$MMAR_ROOT" \\
-    -c $CONFIG_FILE \\
-    -e $ENVIRONMENT_FILE \\
-{arguments}    --set \\
-    print_conf=True \\
-    ${{additional_options}}
-"""
-
-APPS = {
-    "train.sh": ("train", "config_train.json", "    --write_train_stats \\\n"),
-    "infer.sh": ("evaluate", "config_inference.json", ""),
-    "validate.sh": ("evaluate", "config_validation.json", ""),
-    "validate_ckpt.sh": ("evaluate", "config_validation_ckpt.json", ""),
-    "export.sh": (
-        "export",
-        "config_train.json",
-        '    --model_path "$MMAR_ROOT/{pt}" \\\n    --output_path "$MMAR_ROOT/{ts}" \\\n    --input_shape "{shape}" \\\n',
-    ),
-}
-COMMANDS = ("set_env.sh", *APPS)
-"""The commands that can be written; each runs what it says."""
-
-# ---- commands
-
-
-def write_command(archive: str, name: str) -> list[str]:
-    """Write one of ``COMMANDS``, executable.
-
-    Raises
-    ------
-    UserError
-        For a command that does not exist.
-    """
-    if name not in COMMANDS:
-        raise UserError(f"commands/{name}: no such command; wanted one of {', '.join(COMMANDS)}")
-    path = layout.command(archive, name)
-    write_text(path, SET_ENV if name == "set_env.sh" else _command(archive, name))
-    os.chmod(path, 0o755)
-    return [path]
-
-
-def _command(archive: str, name: str) -> str:
-    app, config, arguments = APPS[name]
-    if "{shape}" in arguments:
-        pt, ts = (f("").removeprefix("/") for f in (layout.published_model, layout.published_ts))
-        arguments = arguments.format(pt=pt, ts=ts, shape=input_shape(archive))
-    return COMMAND.format(app=app, config=config, arguments=arguments)
-
-
-def write_log_config(archive: str) -> list[str]:
-    """``resources/log.config``: a logging ``fileConfig`` whose evaluated fields are literals."""
-    write_text(layout.log_config(archive), LOGGING_CONF)
-    return [layout.log_config(archive)]
-
-
-# ---- eval/: reports as MONAI's MetricsSaver writes them
-
-
-def _eval_table(archive: str, name: str, of: str) -> list[dict[str, str]]:
-    path = layout.eval_zip(archive, of)
+def _eval_table(archive: str, by: str, name: str) -> list[dict[str, str]]:
+    path = layout.eval_zip(archive, by)
     try:
         return read_tsv(zip_member(path, name).decode(errors="replace"), f"{path}: {name}")
     except FileNotFoundError:
         raise UserError(
-            f"{path}: file not found; evaluate {'the ' + of if of else 'the published model'} first"
+            f"{path}: file not found; evaluate {'the ' + by.strip('/') if by else 'the published model'} first"
         ) from None
 
 
@@ -128,15 +37,12 @@ def _cell(value: float) -> str:
     return repr(value)
 
 
-def write_eval_metrics(archive: str, of: str = "") -> list[str]:
-    """``eval/metrics.csv``: ``name,value`` for each metric of the published model; no header, as MMAR's.
-
-    ``of`` names another evaluation, as for ``layout.eval_dir``.
-    """
-    row = _eval_table(archive, "aggregated.tsv", of)[0]
+def write_eval_metrics(archive: str, by: str = "") -> list[str]:
+    """``eval/metrics.csv``: ``name,value`` for each metric of the published model; no header, as MMAR's."""
+    row = _eval_table(archive, by, "aggregated.tsv")[0]
     text = "".join(f"{name},{_cell(_number(value))}\n" for name, value in row.items())
-    write_text(layout.eval_metrics_csv(archive, of), text)
-    return [layout.eval_metrics_csv(archive, of)]
+    write_text(layout.eval_metrics_csv(archive, by), text)
+    return [layout.eval_metrics_csv(archive, by)]
 
 
 def _key_metric(archive: str) -> str:
@@ -148,12 +54,12 @@ def _image_names(archive: str) -> dict[tuple[str, str], str]:
     return {(c["participant_id"], c["session_id"]): c["image"][0] for c in cases.values()}
 
 
-def _values_by_image(archive: str, metric: str, of: str) -> tuple[list[str], dict[str, dict[str, float]]]:
+def _values_by_image(archive: str, by: str, metric: str) -> tuple[list[str], dict[str, dict[str, float]]]:
     """The class names in order, and each image's value of each class."""
-    rows, images = _eval_table(archive, "class_details.tsv", of), _image_names(archive)
+    rows, images = _eval_table(archive, by, "class_details.tsv"), _image_names(archive)
     if not rows or metric not in rows[0]:
         raise UserError(
-            f"{layout.eval_zip(archive, of)}: no {metric} per class; these tables need a key metric per case"
+            f"{layout.eval_zip(archive, by)}: no {metric} per class; these tables need a key metric per case"
         )
     values: dict[str, dict[str, float]] = {}
     for row in rows:
@@ -162,14 +68,14 @@ def _values_by_image(archive: str, metric: str, of: str) -> tuple[list[str], dic
     return list(dict.fromkeys(r["name"] for r in rows)), values
 
 
-def write_eval_dice_tables(archive: str, of: str = "") -> list[str]:
+def write_eval_dice_tables(archive: str, by: str = "") -> list[str]:
     """``eval/val_mean_dice_raw.csv`` and ``_summary.csv``: the key metric by image and class.
 
     Percentiles are linearly interpolated; ``std`` is that of the population; undefined values are counted
-    and left out. ``of`` as above.
+    and left out.
     """
-    raw, summary = layout.eval_dice_tables(archive, of)
-    classes, values = _values_by_image(archive, _key_metric(archive), of)
+    raw, summary = layout.eval_dice_tables(archive, by)
+    classes, values = _values_by_image(archive, by, _key_metric(archive))
     rows = [
         {**by_class, "mean": _mean([by_class[c] for c in classes if c in by_class])} for by_class in values.values()
     ]

@@ -18,6 +18,7 @@ from .parent import read_parent
 from .results import OWN, sets_tested, spread
 from .split_files import own_groups, read_splits
 from .tables import UNDEFINED, read_tsv
+from .uncertainty import interval
 from .zips import damaged, zip_member
 
 WHO_DECIDES = (
@@ -157,10 +158,33 @@ def _results(archive: str, train: dict) -> str:
         cells = [spread(_best_values(runs.values(), label), "undefined")]
         cells += [spread([_number(row.get(label)) for row in rows], "undefined") for rows in tested.values()]
         lines.append(f"| {label} | {' | '.join(cells)} |")
+    lines += _published_results(archive, labels, sets, checkpoint)
     units = "Distances are in mm. Values per class and case are in the tables beside each checkpoint."
     if train["task"] == REGRESSION:
         units = "Errors are in the target's units (squared where squared). Values per case are in the tables beside each checkpoint."
     return "\n".join([*lines, "", units])
+
+
+def _published_results(archive: str, labels: list[str], sets: dict, checkpoint: str) -> list[str]:
+    """The published split's mean over test cases, and how sure it is; nothing where it is tested on none."""
+    publish, lines = read_effective(archive, "publish")["publish"], []
+    for name, of in sets.items():
+        if publish not in of:
+            continue
+        cases = _test_table(archive, of[publish], publish, checkpoint, "details.tsv")
+        values = {label: [v for c in cases if not math.isnan(v := _number(c.get(label)))] for label in labels}
+        lines += [
+            "",
+            f"Split {publish}, which is published, on the {len(cases)} cases of {_heading(name)}; interval: 95 %, percentile bootstrap over cases.",
+            "",
+            "| Metric | Mean | Interval | Undefined |",
+            "|---|---|---|---|",
+        ]
+        for label, known in values.items():
+            if found := interval(known):
+                counted = len(cases) - len(known)
+                lines.append(f"| {label} | {fmean(known):.4f} | {found[0]:.4f} to {found[1]:.4f} | {counted} |")
+    return lines
 
 
 def _heading(name: str) -> str:
@@ -173,13 +197,19 @@ def _best_values(runs: Iterable[dict], label: str) -> list[float]:
 
 
 def _tested(archive: str, group: str, split: int, checkpoint: str) -> dict[str, str]:
-    path, name = layout.evaluation_zip(archive, group, split), f"{checkpoint}/aggregated.tsv"
+    return _test_table(archive, group, split, checkpoint, "aggregated.tsv")[0]
+
+
+def _test_table(archive: str, group: str, split: int, checkpoint: str, table: str) -> list[dict[str, str]]:
+    """Rows of a table of a test, at least one."""
+    path, name = layout.evaluation_zip(archive, group, split), f"{checkpoint}/{table}"
     try:
-        return read_tsv(zip_member(path, name).decode(errors="replace"), f"{path}: {name}")[0]
+        rows = read_tsv(zip_member(path, name).decode(errors="replace"), f"{path}: {name}")
     except FileNotFoundError:
         raise UserError(f"{path}: file not found; test split {split} on group {group} first") from None
-    except IndexError:
-        raise damaged(path, f"{name} has no rows") from None
+    if not rows:
+        raise damaged(path, f"{name} has no rows")
+    return rows
 
 
 def _number(cell: str | None) -> float:

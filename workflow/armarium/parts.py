@@ -5,7 +5,7 @@ Each part is known by the weights that it was made of, so also one checkpoint's 
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,6 +16,7 @@ from .provenance import recorded_of
 from .run import epoch_of, run_info, weights_of
 from .zips import damaged, member_bytes, opened
 
+LOG = logging.getLogger(__name__)
 SCRIPT, PARITY = ".ts", ".parity.json"
 """What a checkpoint's members in exports.zip end in."""
 Part = dict[str, bytes | str]
@@ -86,7 +87,7 @@ class Parts:
                         read = {e: member_bytes(members, f"{checkpoint}{e}", last, memory_bytes() // 2) for e in ends}
                         self._made[digest] = read
         except UserError as error:
-            print(f"{error}; all of it is made anew", file=sys.stderr)
+            LOG.warning(f"{error}; all of it is made anew")
             self._made.clear()
         return recorded_of(archive, name, output, last) if self._made else []
 
@@ -96,7 +97,7 @@ class Parts:
         if not kept:
             return {}
         computed = [c for c in self.weights if c not in kept]
-        print(f"{what}: {len(kept)} checkpoints kept, {len(computed)} computed", file=sys.stderr)
+        LOG.info(f"{what}: {len(kept)} checkpoints kept, {len(computed)} computed")
         return {"kept": kept, "computed": computed}
 
 

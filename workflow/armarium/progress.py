@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+LOG = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -47,7 +49,7 @@ class EpochProgress:
         if sys.stderr.isatty():
             self.bar = tqdm(total=self.epochs, initial=self.done, desc=f"split {self.split}", unit="epoch", leave=False)
         elif self.done:
-            print(f"split {self.split}: resuming after epoch {self.done}", file=sys.stderr, flush=True)
+            LOG.info(f"split {self.split}: resuming after epoch {self.done}")
         return self
 
     def __exit__(self, *_) -> None:
@@ -63,7 +65,7 @@ class EpochProgress:
             yield
         except OSError as error:
             self.live = None
-            print(f"{self.events}: {error.strerror}; training goes on without live events", file=sys.stderr, flush=True)
+            LOG.warning(f"{self.events}: {error.strerror}; training goes on without live events")
 
     def epoch(self, progress, validated: bool) -> None:
         """Show the epoch that just ended; ``progress`` is the training's record."""
@@ -89,9 +91,7 @@ class EpochProgress:
         self.told = now
         left = (now - self.started) / (epoch - self.done) * (self.epochs - epoch)
         text = ", ".join(f"{k} {v}" for k, v in shown.items())
-        print(
-            f"split {self.split}: epoch {epoch}/{self.epochs}, {text}, {left:.0f} s left", file=sys.stderr, flush=True
-        )
+        LOG.info(f"split {self.split}: epoch {epoch}/{self.epochs}, {text}, {left:.0f} s left")
 
 
 class NoProgress:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import os
 import platform
 import re
@@ -25,6 +26,9 @@ from . import __version__, layout
 from .errors import UserError
 from .files import read_json, write_json
 from .hashing import HashIndex, sha256
+from .logs import configure_logging
+
+LOG = logging.getLogger(__name__)
 
 SIDECAR = "armarium-step/1"
 """The value of a sidecar's ``format`` key; other JSON files beside them are no sidecars."""
@@ -92,6 +96,8 @@ def step(
     FileNotFoundError
         If an input, or after the body an output, does not exist.
     """
+    configure_logging(archive)
+    LOG.debug("%s: begins", name)
     inputs = list(inputs)
     running = Step(list(inputs), list(outputs), dict(parameters or {}), dict(data_inputs or {}))
     read = _hashes(archive, running.inputs, hash_index)
@@ -103,6 +109,7 @@ def step(
         "peak_memory_bytes": _peak_memory(),
     }
     end = datetime.now(UTC)
+    LOG.debug("%s: done in %s s", name, used["wall_seconds"])
     added = sorted(set(running.inputs).difference(inputs))
     data = {f"{DATA}{path}": {"sha256": digest} for path, digest in sorted(running.data_inputs.items())}
     write_json(

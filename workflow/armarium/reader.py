@@ -515,7 +515,7 @@ class EvalDir(EvaluationDir):
 
     def __init__(self, archive: str):
         super().__init__(archive)
-        self.ensemble = EvaluationDir(archive, layout.ENSEMBLE)
+        self.ensemble = EvaluationDir(archive, layout.OF_ENSEMBLE)
 
 
 class CasesDir(Folder):

@@ -9,10 +9,10 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import logging
 import os
 import shutil
 import socket
-import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +28,7 @@ from .hashing import sha256
 from .tables import read_tsv, tsv
 from .zips import copy_member, damaged, member_bytes, opened, zip_bytes, zip_member
 
+LOG = logging.getLogger(__name__)
 INFO = "run.json"
 JOURNAL = "journal.tsv"
 TRAINING_LOSS = "logs/training_loss.tsv"
@@ -133,11 +134,7 @@ def only_trainer(archive: str, split: str) -> Iterator[None]:
                 if time.monotonic() - told > 60:
                     lock.seek(0)
                     holder = lock.read().decode(errors="replace").strip() or "unknown"
-                    print(
-                        f"split {split}: another trainer ({holder}) is at work; waiting for it",
-                        file=sys.stderr,
-                        flush=True,
-                    )
+                    LOG.info(f"split {split}: another trainer ({holder}) is at work; waiting for it")
                     told = time.monotonic()
                 time.sleep(0.5)
         with refusals_of(folder / "lock"):
@@ -217,7 +214,7 @@ class Workspace:
             with open(self.state_file, "rb") as file:
                 state = load_plain(file, self.state_file)
         except UserError as error:
-            print(f"{error}; training starts from the first epoch", file=sys.stderr, flush=True)
+            LOG.warning(f"{error}; training starts from the first epoch")
             return None
         return state if isinstance(state, dict) and state.get("fingerprint") == self.fingerprint else None
 

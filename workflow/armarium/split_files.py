@@ -16,6 +16,9 @@ Sides = dict[str, list]
 """Entries (names, image paths or datalist entries) under train, validation and, perhaps, test."""
 _SIDES = {key: "train" if subset == TRAINING else subset for key, subset in SUBSETS.items()}
 
+_NO_SIDES = ("label_format",)
+"""Lists that Clara Train's datalists have beside those of cases."""
+
 
 def sides_of(given: Any) -> list[Sides]:
     """The sides of each given split under the names train, validation and test."""
@@ -27,7 +30,8 @@ def sides_of(given: Any) -> list[Sides]:
 
 
 def _named(k: int, split: Any) -> Sides:
-    lists = {key: v for key, v in split.items() if isinstance(v, list)} if isinstance(split, dict) else {}
+    found = split.items() if isinstance(split, dict) else ()
+    lists = {key: v for key, v in found if isinstance(v, list) and key not in _NO_SIDES}
     sides = {_SIDES.get(key, key): v for key, v in lists.items()}
     if set(sides) == {"train", "test"}:
         sides = {"train": sides["train"], "validation": sides["test"]}

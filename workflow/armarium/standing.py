@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from . import layout
 from .configure import Configured, epochs_listed
@@ -100,7 +100,7 @@ def _runs_of(held: Configured, product: str, which: tuple[str, ...]) -> dict[str
     best = held.published_checkpoint
     if product in ("ensemble", "ensemble evaluation"):
         return {str(k): {member_of_ensemble(k): best} for k in held.split_numbers}
-    if product in ("format", "published evaluation"):
+    if product in ("format", "published evaluation", "checkpoint evaluation"):
         return {str(held.spec["publish"]): {best: best}}
     checkpoints = held.checkpoints if product == "evaluation" else held.exported
     return {which[-1]: {c: c for c in checkpoints}}
@@ -119,7 +119,8 @@ _PATHS = {
     "published evaluation": layout.eval_zip,
     "format": layout.further_export_zip,
     "ensemble": lambda archive: layout.further_export_zip(archive, layout.ENSEMBLE),
-    "ensemble evaluation": lambda archive: layout.eval_zip(archive, layout.ENSEMBLE),
+    "ensemble evaluation": lambda archive: layout.eval_zip(archive, layout.OF_ENSEMBLE),
+    "checkpoint evaluation": partial(layout.eval_zip, by=layout.CKPT),
 }
 
 
@@ -154,7 +155,9 @@ def _cases_now(held: Configured, product: str, which: tuple[str, ...]) -> str | 
     if not all(map(os.path.isfile, paths)):
         return None
     tested = _tested_cases(held.archive, held.spec["publish"], *(os.stat(path).st_mtime_ns for path in paths))
-    name = {"evaluation": which[:1], "published evaluation": ("",)}.get(product, (UNSEEN,))[0]
+    name = {"evaluation": which[:1], "published evaluation": ("",), "checkpoint evaluation": ("",)}.get(
+        product, (UNSEEN,)
+    )[0]
     return None if tested is None else tested.get(name, "no such group")
 
 

@@ -6,9 +6,9 @@ Light steps import nothing heavy; those that compute import torch inside.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from .dataset import REGRESSION, SEGMENTATION, read_facts
 from .errors import UserError
 from .files import json_text, memory_bytes, read_bytes, remove_abandoned, write_bytes, write_json
 from .hashing import HashIndex
+from .home import WORKFLOW
 from .multi_label import is_multi_label
 from .parent import parent_inputs, refuse_seen
 from .parts import PARITY, SCRIPT, Parts
@@ -38,6 +39,7 @@ from .standing import cases_sha256
 from .trust import is_exported_here, note_exported
 from .zips import copy_member, write_zip, zip_member
 
+LOG = logging.getLogger(__name__)
 ALLOWED = "ARMARIUM_ALLOW"
 """The variable by which planning tells the jobs which code from outside the user allows, as a JSON list."""
 
@@ -177,7 +179,7 @@ def train(archive: str, split: str, device: str, cache_dir: str) -> None:
     with only_trainer(archive, split):
         remove_abandoned(workspace.folder)
         if workspace.take_finished(listed):
-            print(f"split {split}: already trained; taking the finished run", file=sys.stderr)
+            LOG.info(f"split {split}: already trained; taking the finished run")
             if not is_recorded(archive, name, output):  # its trainer was killed between the run and the record
                 with step(archive, name, "train_split", inputs, [output], {"taken": "finished by a killed trainer"}):
                     pass
@@ -208,7 +210,7 @@ def _add_epochs(
     wanted = f"{workspace.fingerprint} {missing}"
     folder = layout.added_epochs_dir(archive, split)
     asked = {"archive": archive, "split": split, "fingerprint": wanted, "folder": folder}
-    print(f"split {split}: its run is kept; training up to epoch {missing[-1]} for {missing}", file=sys.stderr)
+    LOG.info(f"split {split}: its run is kept; training up to epoch {missing[-1]} for {missing}")
     training["settings"]["keep_epochs"] = missing
     given = {"workspace": asked, "training": training, "run": str(run)}
     _compute("add_epochs", training["settings"], device, cache_dir, given, running)
@@ -412,7 +414,7 @@ def evaluate_published(archive: str, device: str, cache_dir: str, trusted: bool,
         given = _evaluation_of(archive, cases, cache_dir)
         given["settings"] = evaluation_settings_of(archive, given["settings"])
         given["keep_predictions"] = read_effective(archive, "predict")["predictions"]
-        model = {"model.ts": _published_torchscript(archive, cache_dir, trusted)}
+        model = {"model.ts": published_torchscript(archive, cache_dir, trusted)}
         members = _evaluate("score_torchscript", processes, device, cache_dir, given, running, model)
         run = finished_run(layout.run_zip(archive, publish), "checkpoints")
         says = {
@@ -423,7 +425,7 @@ def evaluate_published(archive: str, device: str, cache_dir: str, trusted: bool,
         write_zip(output, {INFO: json_text(says), **members})
 
 
-def _published_torchscript(archive: str, cache_dir: str, trusted: bool) -> bytes:
+def published_torchscript(archive: str, cache_dir: str, trusted: bool) -> bytes:
     """The published TorchScript, once it is known where it comes from."""
     path, publish = layout.published_ts(archive), read_effective(archive, "publish")["publish"]
     data = read_bytes(path, memory_bytes() // 2)
@@ -517,7 +519,7 @@ def extract(archive: str, source: str, member: str, target: str, rule: str) -> N
 
 def write(archive: str, what: str, function, names: tuple[str, ...], inputs: list[str]) -> None:
     """Run a writer of one of the archive's faces; it reads what the configuration and tables say."""
-    name = "_".join(["write", what.replace("-", "_"), *names])
+    name = "_".join(["write", what.replace("-", "_"), *names]).rstrip("/")
     with step(archive, name, f"write_{what.replace('-', '_')}", inputs, []) as running:
         try:
             running.outputs += function(archive, *names)
@@ -549,7 +551,7 @@ def copy_workflow(archive: str) -> None:
 
 def workflow_text() -> str:
     """The workflow as one Snakefile."""
-    source = Path(__file__).resolve().parents[1] / "Snakefile"
+    source = WORKFLOW / "Snakefile"
     return re.sub(
         r'^include: "(.+)"$', lambda m: (source.parent / m[1]).read_text().rstrip(), source.read_text(), flags=re.M
     )

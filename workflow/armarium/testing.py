@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy
@@ -66,9 +66,14 @@ def evaluate_checkpoints(
     return made
 
 
-def evaluate_torchscript(
+def torchscript_from(data: bytes) -> Callable[[torch.device], torch.nn.Module]:
+    """How to load a TorchScript model, which is trusted, onto a device."""
+    return lambda device: torch.jit.load(io.BytesIO(data), map_location=device).eval()
+
+
+def evaluate_published(
     settings: dict,
-    torchscript: bytes,
+    network_on: Callable[[torch.device], torch.nn.Module],
     cases: list[dict],
     class_names: dict[int, str],
     data_root: str,
@@ -77,7 +82,14 @@ def evaluate_torchscript(
     keep_predictions: bool,
     team: Team = ALONE,
 ) -> dict[str, str | bytes]:
-    """Tables of a TorchScript model, which is trusted, and its predictions; ``team`` is the processes that share the cases.
+    """Tables of the published model, and its predictions.
+
+    Parameters
+    ----------
+    network_on:
+        Gives the model, on a device and in evaluation mode.
+    team:
+        The processes that share the cases.
 
     Returns
     -------
@@ -97,8 +109,7 @@ def evaluate_torchscript(
                 prediction = segmentation_bytes(prediction, Path(data_root, image), is_multi_label(settings))
         return prediction
 
-    network = torch.jit.load(io.BytesIO(torchscript), map_location=chosen).eval()
-    evaluation = scorer(network, cases, keep if keep_predictions else None)
+    evaluation = scorer(network_on(chosen), cases, keep if keep_predictions else None)
     if not team.is_first:
         return {}
     kept = evaluation.kept
@@ -110,3 +121,21 @@ def evaluate_torchscript(
     elif keep_predictions:
         members["predictions.tsv"] = prediction_table(kept)
     return members
+
+
+def evaluate_torchscript(
+    settings: dict,
+    torchscript: bytes,
+    cases: list[dict],
+    class_names: dict[int, str],
+    data_root: str,
+    cache_dir: str,
+    device: str,
+    keep_predictions: bool,
+    team: Team = ALONE,
+) -> dict[str, str | bytes]:
+    """The same of a TorchScript model, which is trusted."""
+    network_on = torchscript_from(torchscript)
+    return evaluate_published(
+        settings, network_on, cases, class_names, data_root, cache_dir, device, keep_predictions, team
+    )

@@ -2,6 +2,7 @@
 
 import atexit
 import getpass
+import glob
 import hashlib
 import json as json_module
 import os
@@ -88,6 +89,9 @@ shell.prefix(
 
 if workflow.local_exec and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", gpus.local_limit(config.get("gpus"), DEVICE))
+
+
+EVALUATED_BY = f"({layout.CKPT})?"
 
 
 def processes_for(archive):

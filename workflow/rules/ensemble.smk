@@ -37,7 +37,7 @@ rule evaluate_ensemble:
     input:
         unless_current("ensemble evaluation", ensemble_evaluation_needs),
     output:
-        layout.eval_zip("{archive}", layout.ENSEMBLE),
+        layout.eval_zip("{archive}", layout.OF_ENSEMBLE),
     log:
         layout.log("{archive}", "evaluate_ensemble"),
     conda:
@@ -56,16 +56,16 @@ rule evaluate_ensemble:
 rule write_ensemble_metrics:
     input:
         unless_kept(
-            layout.eval_metrics_csv("{archive}", layout.ENSEMBLE), layout.eval_zip("{archive}", layout.ENSEMBLE)
+            layout.eval_metrics_csv("{archive}", layout.OF_ENSEMBLE), layout.eval_zip("{archive}", layout.OF_ENSEMBLE)
         ),
     output:
-        layout.eval_metrics_csv("{archive}", layout.ENSEMBLE),
+        layout.eval_metrics_csv("{archive}", layout.OF_ENSEMBLE),
     log:
         layout.log("{archive}", "write_ensemble_metrics"),
     conda:
         "../../envs/data.yaml"
     params:
-        of=layout.ENSEMBLE,
+        of=layout.OF_ENSEMBLE,
     shell:
         'python -m armarium --log {log:q} write eval-metrics {wildcards.archive:q} {params.of} --inputs "$(printf "%s\\n" {input:q})"'
 
@@ -73,18 +73,18 @@ rule write_ensemble_metrics:
 rule write_ensemble_dice:
     input:
         unless_kept(
-            layout.eval_dice_tables("{archive}", layout.ENSEMBLE),
-            layout.eval_zip("{archive}", layout.ENSEMBLE),
+            layout.eval_dice_tables("{archive}", layout.OF_ENSEMBLE),
+            layout.eval_zip("{archive}", layout.OF_ENSEMBLE),
             layout.splits_json("{archive}"),
         ),
     output:
-        layout.eval_dice_tables("{archive}", layout.ENSEMBLE),
+        layout.eval_dice_tables("{archive}", layout.OF_ENSEMBLE),
     log:
         layout.log("{archive}", "write_ensemble_dice"),
     conda:
         "../../envs/data.yaml"
     params:
-        of=layout.ENSEMBLE,
+        of=layout.OF_ENSEMBLE,
     shell:
         'python -m armarium --log {log:q} write eval-dice-tables {wildcards.archive:q} {params.of} --inputs "$(printf "%s\\n" {input:q})"'
 
@@ -92,11 +92,11 @@ rule write_ensemble_dice:
 rule extract_ensemble_segmentation:
     input:
         unless_kept(
-            layout.eval_segmentation("{archive}", "{case}", layout.ENSEMBLE),
-            layout.eval_zip("{archive}", layout.ENSEMBLE),
+            layout.eval_segmentation("{archive}", "{case}", layout.OF_ENSEMBLE),
+            layout.eval_zip("{archive}", layout.OF_ENSEMBLE),
         ),
     output:
-        layout.eval_segmentation("{archive}", "{case}", layout.ENSEMBLE),
+        layout.eval_segmentation("{archive}", "{case}", layout.OF_ENSEMBLE),
     log:
         layout.log("{archive}", "extract_ensemble_segmentation_{case}"),
     conda:
@@ -108,10 +108,11 @@ rule extract_ensemble_segmentation:
 rule extract_ensemble_probabilities:
     input:
         unless_kept(
-            layout.eval_probabilities("{archive}", layout.ENSEMBLE), layout.eval_zip("{archive}", layout.ENSEMBLE)
+            layout.eval_probabilities("{archive}", layout.OF_ENSEMBLE),
+            layout.eval_zip("{archive}", layout.OF_ENSEMBLE),
         ),
     output:
-        layout.eval_probabilities("{archive}", layout.ENSEMBLE),
+        layout.eval_probabilities("{archive}", layout.OF_ENSEMBLE),
     log:
         layout.log("{archive}", "extract_ensemble_probabilities"),
     conda:
@@ -123,10 +124,10 @@ rule extract_ensemble_probabilities:
 rule extract_ensemble_predictions:
     input:
         unless_kept(
-            layout.eval_predictions("{archive}", layout.ENSEMBLE), layout.eval_zip("{archive}", layout.ENSEMBLE)
+            layout.eval_predictions("{archive}", layout.OF_ENSEMBLE), layout.eval_zip("{archive}", layout.OF_ENSEMBLE)
         ),
     output:
-        layout.eval_predictions("{archive}", layout.ENSEMBLE),
+        layout.eval_predictions("{archive}", layout.OF_ENSEMBLE),
     log:
         layout.log("{archive}", "extract_ensemble_predictions"),
     conda:

@@ -63,39 +63,72 @@ rule evaluate_published:
         "python -m armarium --log {log:q} evaluate-published {wildcards.archive:q}"
 
 
+rule evaluate_checkpoint:
+    input:
+        unless_current("checkpoint evaluation", checkpoint_needs),
+    output:
+        layout.eval_zip("{archive}", layout.CKPT),
+    log:
+        layout.log("{archive}", "evaluate_checkpoint"),
+    conda:
+        "../../envs/torch.yaml"
+    threads: lambda wildcards: configured(wildcards.archive).settings["threads"]
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=240,
+    message:
+        "{wildcards.archive}: scoring the published checkpoint"
+    shell:
+        "python -m armarium --log {log:q} evaluate-checkpoint {wildcards.archive:q}"
+
+
+# Cut from the evaluation of the TorchScript (eval/), or of the checkpoint (eval/ckpt/): ``by`` is the folder.
+
+
 rule write_eval_metrics:
     input:
-        unless_kept(layout.eval_metrics_csv("{archive}"), layout.eval_zip("{archive}")),
+        unless_kept(layout.eval_metrics_csv("{archive}", "{by}"), layout.eval_zip("{archive}", "{by}")),
     output:
-        layout.eval_metrics_csv("{archive}"),
+        layout.eval_metrics_csv("{archive}", "{by}"),
     log:
-        layout.log("{archive}", "write_eval_metrics"),
+        layout.log("{archive}", "{by}write_eval_metrics"),
+    wildcard_constraints:
+        by=EVALUATED_BY,
     conda:
         "../../envs/data.yaml"
     shell:
-        'python -m armarium --log {log:q} write eval-metrics {wildcards.archive:q} --inputs "$(printf "%s\\n" {input:q})"'
+        'python -m armarium --log {log:q} write eval-metrics {wildcards.archive:q} {wildcards.by} --inputs "$(printf "%s\\n" {input:q})"'
 
 
 rule write_eval_dice:
     input:
-        unless_kept(layout.eval_dice_tables("{archive}"), layout.eval_zip("{archive}"), layout.splits_json("{archive}")),
+        unless_kept(
+            layout.eval_dice_tables("{archive}", "{by}"),
+            layout.eval_zip("{archive}", "{by}"),
+            layout.splits_json("{archive}"),
+        ),
     output:
-        layout.eval_dice_tables("{archive}"),
+        layout.eval_dice_tables("{archive}", "{by}"),
     log:
-        layout.log("{archive}", "write_eval_dice"),
+        layout.log("{archive}", "{by}write_eval_dice"),
+    wildcard_constraints:
+        by=EVALUATED_BY,
     conda:
         "../../envs/data.yaml"
     shell:
-        'python -m armarium --log {log:q} write eval-dice-tables {wildcards.archive:q} --inputs "$(printf "%s\\n" {input:q})"'
+        'python -m armarium --log {log:q} write eval-dice-tables {wildcards.archive:q} {wildcards.by} --inputs "$(printf "%s\\n" {input:q})"'
 
 
 rule extract_segmentation:
     input:
-        unless_kept(layout.eval_segmentation("{archive}", "{case}"), layout.eval_zip("{archive}")),
+        unless_kept(layout.eval_segmentation("{archive}", "{case}", "{by}"), layout.eval_zip("{archive}", "{by}")),
     output:
-        layout.eval_segmentation("{archive}", "{case}"),
+        layout.eval_segmentation("{archive}", "{case}", "{by}"),
     log:
-        layout.log("{archive}", "extract_segmentation_{case}"),
+        layout.log("{archive}", "{by}extract_segmentation_{case}"),
+    wildcard_constraints:
+        by=EVALUATED_BY,
     conda:
         "../../envs/data.yaml"
     shell:
@@ -104,11 +137,13 @@ rule extract_segmentation:
 
 rule extract_probabilities:
     input:
-        unless_kept(layout.eval_probabilities("{archive}"), layout.eval_zip("{archive}")),
+        unless_kept(layout.eval_probabilities("{archive}", "{by}"), layout.eval_zip("{archive}", "{by}")),
     output:
-        layout.eval_probabilities("{archive}"),
+        layout.eval_probabilities("{archive}", "{by}"),
     log:
-        layout.log("{archive}", "extract_probabilities"),
+        layout.log("{archive}", "{by}extract_probabilities"),
+    wildcard_constraints:
+        by=EVALUATED_BY,
     conda:
         "../../envs/data.yaml"
     shell:
@@ -117,11 +152,13 @@ rule extract_probabilities:
 
 rule extract_predictions:
     input:
-        unless_kept(layout.eval_predictions("{archive}"), layout.eval_zip("{archive}")),
+        unless_kept(layout.eval_predictions("{archive}", "{by}"), layout.eval_zip("{archive}", "{by}")),
     output:
-        layout.eval_predictions("{archive}"),
+        layout.eval_predictions("{archive}", "{by}"),
     log:
-        layout.log("{archive}", "extract_predictions"),
+        layout.log("{archive}", "{by}extract_predictions"),
+    wildcard_constraints:
+        by=EVALUATED_BY,
     conda:
         "../../envs/data.yaml"
     shell:

@@ -176,3 +176,28 @@ rule publish_format:
         "../../envs/data.yaml"
     shell:
         "python -m armarium --log {log:q} publish-format {wildcards.archive:q} {wildcards.format}"
+
+
+rule compare_shape:
+    input:
+        unless_kept(
+            layout.export_parity("{archive}", "{shape}"),
+            layout.published_ts("{archive}"),
+            layout.published_model("{archive}"),
+        ),
+        source("export"),
+    output:
+        layout.export_parity("{archive}", "{shape}"),
+    log:
+        layout.log("{archive}", "compare_shape_{shape}"),
+    wildcard_constraints:
+        shape=r"[1-9][0-9]*(x[1-9][0-9]*)+",
+    conda:
+        "../../envs/torch.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    message:
+        "{wildcards.archive}: comparing model.ts with model.pt on an input of {wildcards.shape}"
+    shell:
+        "python -m armarium --log {log:q} compare-shape {wildcards.archive:q} {wildcards.shape}"

@@ -178,6 +178,15 @@ def published_needs(wildcards):
     ]
 
 
+def checkpoint_needs(wildcards):
+    return [
+        layout.published_model(wildcards.archive),
+        published_run(wildcards),
+        layout.splits_json(wildcards.archive),
+        layout.cases_tsv(wildcards.archive),
+    ]
+
+
 def published_split(wildcards):
     return configured(wildcards.archive).spec["publish"]
 
@@ -288,8 +297,42 @@ def listed_predictions(archive, of=""):
     """The segmentations that the manifest names."""
     from armarium.manifest import read_manifest
 
-    listed = (f"{archive}/{name}" for name in told(read_manifest, archive).files)
-    return [f for f in listed if f == layout.eval_segmentation(archive, os.path.basename(os.path.dirname(f)), of)]
+    found = [f"{archive}/{name}" for name in told(read_manifest, archive).files]
+    return [f for f in found if f == layout.eval_segmentation(archive, os.path.basename(os.path.dirname(f)), of)]
+
+
+def checkpoint_scores(archive):
+    """What evaluating the published checkpoint gives, in an archive that was once asked for it."""
+    held, by = configured(archive), layout.CKPT
+    dice = layout.eval_dice_tables(archive, by) if held.task == "segmentation" else []
+    scores = [layout.eval_zip(archive, by), layout.eval_metrics_csv(archive, by), *dice]
+    if held.task == "segmentation":
+        kept = [layout.eval_segmentation(archive, c, by) for c in scored_cases(archive)]
+    else:
+        kept = [layout.eval_table(archive, held.task, by)]
+    kept = [f for f in kept if held.spec["predictions"] and was_made(archive, f)]
+    return [*scores, *kept] if kept or any(was_made(archive, f) for f in scores) else []
+
+
+def compared_shapes(archive):
+    """What comparing the published model on inputs of other shapes gave, where that was asked for."""
+    found = glob.glob(layout.export_parity(glob.escape(archive), "*"))
+    named = [*(f"{archive}/{name}" for name in files_of_manifest(archive)), *workflow.dag_settings.targets]
+    of_manifest = [f for f in named if os.path.dirname(f) == os.path.dirname(layout.export_parity(archive, "*"))]
+    return sorted({*found, *of_manifest})
+
+
+def was_made(archive, path):
+    """Whether a file that no archive needs is there, was when the manifest was written, or is asked for by this call."""
+    asked = path in workflow.dag_settings.targets
+    return asked or os.path.exists(path) or in_manifest(archive, path)
+
+
+@cache
+def files_of_manifest(archive):
+    from armarium.manifest import read_manifest
+
+    return set(told(read_manifest, archive).files) if os.path.exists(layout.manifest(archive)) else set()
 
 
 def data_record(archive):
@@ -320,7 +363,7 @@ def further_artifacts(archive):
     found = [f for e in asked for f in (layout.further_export_zip(archive, e), layout.export_report(archive, e))]
     if layout.ENSEMBLE not in asked:
         return found
-    held, of = configured(archive), layout.ENSEMBLE
+    held, of = configured(archive), layout.OF_ENSEMBLE
     if not held.shared_groups:
         return [*found, layout.ensemble_ts(archive)]
     dice = layout.eval_dice_tables(archive, of) if held.task == "segmentation" else []
@@ -344,17 +387,14 @@ def further_models(wildcards):
 
 
 def in_manifest(archive, path):
-    from armarium.manifest import read_manifest
-
-    listed = told(read_manifest, archive).files if os.path.exists(layout.manifest(archive)) else {}
-    return os.path.relpath(path, archive) in listed
+    return os.path.relpath(path, archive) in files_of_manifest(archive)
 
 
 def ensemble_predictions(wildcards):
     """What :func:`predictions` is, of the ensemble."""
-    archive, of = wildcards.archive, layout.ENSEMBLE
+    archive, of = wildcards.archive, layout.OF_ENSEMBLE
     held = configured(archive)
-    if of not in further_exports(archive) or not held.shared_groups or not held.spec["predictions"]:
+    if layout.ENSEMBLE not in further_exports(archive) or not held.shared_groups or not held.spec["predictions"]:
         return []
     if held.task != "segmentation":
         return [layout.eval_table(archive, held.task, of)]
@@ -394,6 +434,8 @@ def artifacts(wildcards):
         layout.eval_metrics_csv(a),
         *dice,
         *further_artifacts(a),
+        *checkpoint_scores(a),
+        *compared_shapes(a),
         *(layout.command(a, c) for c in layout.COMMANDS),
         layout.log_config(a),
         *(layout.doc(a, d) for d in layout.DOCS),

@@ -1,0 +1,125 @@
+"""MMAR's commands on a real archive, run as a user types them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import nibabel
+import numpy
+import pytest
+from armarium.verify import verify
+
+from .conftest import Project, hashes
+
+TOLERANCE = 1e-5
+"""Largest difference between the TorchScript's and the checkpoint's metrics."""
+
+
+@pytest.fixture(scope="module")
+def used(built, tmp_path_factory) -> Project:
+    """A copy of the archive in which the checkpoint was evaluated and the export compared, by commands."""
+    project = Project.copy_of(built, tmp_path_factory.mktemp("used") / "project")
+    link = project.folder.parent / "link"
+    link.symlink_to(project.archive)
+    told = [
+        command(project, "archives/micro", "validate_ckpt.sh", "output_infer_result=True", "print_conf=False"),
+        command(project, link, "export.sh"),
+    ]
+    project.told = told
+    return project
+
+
+def command(project: Project, archive: Path | str, name: str, *variables: str) -> str:
+    """Run a command from a folder that has nothing to do with the archive; what it says."""
+    elsewhere = project.folder.parent / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    script = [str(project.folder / archive / "commands" / name), *variables, "--cores", "1"]
+    done = subprocess.run(
+        script, cwd=elsewhere, env={**project.environment, "PATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert not list(elsewhere.iterdir()), "it works in the folder that built the archive"
+    return done.stdout + done.stderr
+
+
+def numbers(path: Path) -> dict[str, float]:
+    return {row[0]: float(row[1]) for row in csv.reader(path.open())}
+
+
+def test_torchscript_and_checkpoint_agree(used):
+    script, checkpoint = used.archive / "eval", used.archive / "eval/ckpt"
+    ours, theirs = (numbers(folder / "metrics.csv") for folder in (script, checkpoint))
+    assert set(ours) == {"loss", "MeanDice"} and ours == pytest.approx(theirs, abs=TOLERANCE)
+    segments = sorted(p.relative_to(script) for p in script.glob("case_*/*_seg.nii.gz"))
+    assert segments == sorted(p.relative_to(checkpoint) for p in checkpoint.glob("case_*/*_seg.nii.gz"))
+    for name in segments:
+        a, b = (numpy.asarray(nibabel.load(folder / name).dataobj) for folder in (script, checkpoint))
+        assert (a != b).mean() <= 1e-3
+
+
+def test_both_are_scored_on_the_test_cases(used):
+    for path in (used.archive / "eval/evaluation.zip", used.archive / "eval/ckpt/evaluation.zip"):
+        with zipfile.ZipFile(path) as held:
+            cases = [n for n in held.namelist() if n.startswith("predictions/")]
+        assert sorted(cases) == [f"predictions/case_{n:03d}.nii.gz" for n in (9, 10, 11)]
+
+
+def test_export_compares_on_the_shape_that_it_is_given(used):
+    found = json.loads((used.archive / "models/parity/1x1x64x64.json").read_text())
+    assert found["input_shape"] == [1, 1, 64, 64] and found["output_shape"] == [1, 2, 64, 64]
+    assert 0 <= found["max_abs_difference"] <= found["tolerance"]
+
+
+def test_what_commands_made_is_of_the_archive_and_nothing_is_left_to_do(used):
+    graph = json.loads((used.archive / "ro-crate-metadata.json").read_text())["@graph"]
+    named = {entity["@id"] for entity in graph}
+    assert {"eval/ckpt/metrics.csv", "eval/ckpt/evaluation.zip", "models/parity/1x1x64x64.json"} <= named
+    assert used.planned() == {}
+    found = verify(str(used.archive), str(used.folder)).wrong
+    assert not [(f.kind, f.path, f.note) for f in found]
+
+
+def test_a_command_whose_files_are_there_makes_nothing(used):
+    before = hashes(used.archive)
+    assert "Nothing to be done" in command(used, "archives/micro", "validate_ckpt.sh", "print_conf=False")
+    assert hashes(used.archive) == before
+
+
+@pytest.mark.parametrize(
+    ("lost", "rules"),
+    [
+        ("eval/ckpt/evaluation.zip", {"evaluate_checkpoint": 1}),
+        ("eval/ckpt/metrics.csv", {"write_eval_metrics": 1}),
+        ("models/parity/1x1x64x64.json", {"compare_shape": 1}),
+    ],
+)
+def test_a_lost_file_of_theirs_comes_back_with_its_bytes(used, lost, rules):
+    before = hashes(used.archive)
+    (used.archive / lost).unlink()
+    assert used.ran() == {**rules, "write_manifest": 1}
+    assert hashes(used.archive) == before and used.planned() == {}
+
+
+def test_an_edit_of_how_is_logged_changes_that_and_retrains_nothing(copy):
+    path = copy.archive / "resources/log.config"
+    path.write_text(path.read_text().replace("level=INFO", "level=DEBUG").replace("%(asctime)s", "logged:"))
+    assert set(copy.planned()) <= {"write_manifest"}
+    (copy.archive / "LICENSE").unlink()
+    copy.snakemake("archives/micro/LICENSE")
+    log = (copy.folder / "logs/archives/micro/write_licence.log").read_text()
+    assert log.startswith("logged: DEBUG write_licence: begins\n")
+
+
+def test_a_hostile_log_config_stops_a_step_with_one_message(copy):
+    path = copy.archive / "resources/log.config"
+    path.write_text(path.read_text().replace("args=(sys.stderr,)", "args=(open('ran', 'w'),)"))
+    (copy.archive / "LICENSE").unlink()
+    done = copy.snakemake("archives/micro/LICENSE", ok=False)
+    assert done.returncode and "nothing in this file is run" in done.stderr and "Traceback" not in done.stderr
+    assert not (copy.folder / "ran").exists()
