@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 
+from . import layout
 from .faults import in_words, require_address_space
 
 WRITERS = {
@@ -51,6 +52,9 @@ device = click.option(
 )
 cache = click.option(
     "--cache", type=click.Path(), default=".cache/armarium", envvar="ARMARIUM_CACHE", show_default=True
+)
+trusted = click.option(
+    "--trust-torchscript/--no-trust-torchscript", "trusted", envvar="ARMARIUM_TRUST_TORCHSCRIPT"
 )
 
 
@@ -218,7 +222,7 @@ def write_results(archive: str, group: str, split: str, checkpoint: str) -> None
 @device
 @cache
 @processes
-@click.option("--trust-torchscript/--no-trust-torchscript", "trusted", envvar="ARMARIUM_TRUST_TORCHSCRIPT")
+@trusted
 def evaluate_published(archive: str, device: str, cache: str, processes: int, trusted: bool) -> None:
     """Score the published model and keep its predictions."""
     computing_steps().evaluate_published(archive, device, cache, trusted, processes)
@@ -251,6 +255,20 @@ def publish(archive: str, which: str) -> None:
 def extract(archive: str, source: str, member: str, target: str, rule: str) -> None:
     """Copy MEMBER of the zip SOURCE to TARGET."""
     steps().extract(archive, source, member, target, rule)
+
+
+@cli.command()
+@archive
+@click.argument("client", type=click.Choice(layout.PACKS))
+@cache
+@trusted
+def pack(archive: str, client: str, cache: str, trusted: bool) -> None:
+    """Pack the published model for another client."""
+    if client == layout.TRITON:
+        require_address_space()
+        import_module(".packing", __package__).pack_triton(archive, cache, trusted)
+    else:
+        import_module(".packing", __package__).pack_bundle(archive, client)
 
 
 @cli.command()

@@ -412,7 +412,7 @@ def evaluate_published(archive: str, device: str, cache_dir: str, trusted: bool,
         given = _evaluation_of(archive, cases, cache_dir)
         given["settings"] = evaluation_settings_of(archive, given["settings"])
         given["keep_predictions"] = read_effective(archive, "predict")["predictions"]
-        model = {"model.ts": _published_torchscript(archive, cache_dir, trusted)}
+        model = {"model.ts": published_torchscript(archive, cache_dir, trusted)}
         members = _evaluate("score_torchscript", processes, device, cache_dir, given, running, model)
         run = finished_run(layout.run_zip(archive, publish), "checkpoints")
         says = {
@@ -423,7 +423,7 @@ def evaluate_published(archive: str, device: str, cache_dir: str, trusted: bool,
         write_zip(output, {INFO: json_text(says), **members})
 
 
-def _published_torchscript(archive: str, cache_dir: str, trusted: bool) -> bytes:
+def published_torchscript(archive: str, cache_dir: str, trusted: bool) -> bytes:
     """The published TorchScript, once it is known where it comes from."""
     path, publish = layout.published_ts(archive), read_effective(archive, "publish")["publish"]
     data = read_bytes(path, memory_bytes() // 2)

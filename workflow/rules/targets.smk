@@ -301,7 +301,15 @@ def artifacts(wildcards):
         layout.licence(a),
         *(layout.bundle_config(a, n) for n in layout.BUNDLE_CONFIGS),
         layout.workflow_copy(a),
+        *packs(a),
     ]
+
+
+def packs(archive):
+    """What is asked for: by the configuration, or once by name; then a record of it is there."""
+    asked = configured(archive).spec["pack"]
+    made = (c for c in layout.PACKS if os.path.exists(layout.sidecar(archive, f"pack_{c}")))
+    return [layout.pack(archive, c) for c in layout.PACKS if c in {*asked, *made}]
 
 
 def configuration(wildcards):
