@@ -77,9 +77,11 @@ def postprocessing(settings: dict, transform: str) -> dict:
     if _decides_apart(settings):
         decided = [*parts.transforms(before, {"pred"}), *_decisions(after)]
         return parts.compose([kept, *decided, parts.transform("CopyItemsd", keys="label", names="index")])
-    done = parts.transforms([*before, *after], {"pred"})
+    done = [*parts.transforms([*before, *after], {"pred"}), *_likeliest(settings)]
     index = parts.transform("CopyItemsd", keys="label", names="index")
-    return parts.compose([kept, *done, index, *(_one_hot_class(settings) if settings["task"] == CLASSIFICATION else [])])
+    return parts.compose(
+        [kept, *done, index, *(_one_hot_class(settings) if settings["task"] == CLASSIFICATION else [])]
+    )
 
 
 def _decides_apart(settings: dict) -> bool:
@@ -93,6 +95,16 @@ def _decisions(after: list[dict]) -> list[dict]:
     given = [{**c, "args": {**c["args"], "keys": "decided"}} for c in after]
     chosen = given or [{"name": "AsDiscreted", "args": {"keys": "decided", "threshold": 0.5}}]
     return [copied, *parts.transforms(chosen, {"decided"})]
+
+
+def _likeliest(settings: dict) -> list[dict]:
+    """The likeliest class, one-hot, where a metric of decisions is listed."""
+    if settings["task"] != CLASSIFICATION or not any(map(_of_decisions, settings["validate"]["metrics"])):
+        return []
+    return [
+        parts.transform("CopyItemsd", keys="pred", names="decided"),
+        parts.transform("AsDiscreted", keys="decided", argmax=True, to_onehot=_classes(settings)),
+    ]
 
 
 def _one_hot_class(settings: dict) -> list[dict]:
@@ -183,6 +195,8 @@ def _metric(settings: dict, component: dict, place: str) -> dict | str:
         return f"$@{place}measures#{label}({given}output_transform={NUMBERED[1:]})"
     if _decides_apart(settings):
         return parts.target("metric", component, output_transform=SCORED if name in OF_RANKS else DECIDED)
+    if settings["task"] == CLASSIFICATION and _of_decisions(component):
+        return parts.target("metric", component, output_transform=DECIDED)
     return parts.target("metric", component, output_transform=NUMBERED if _of_ignite(component) and not is_multi_label(settings) else SCORED)
 
 
@@ -212,3 +226,7 @@ def imports(settings: dict) -> dict[str, list[str]]:
 
 def _of_ignite(component: dict) -> bool:
     return component.get("name") in parts.IGNITE_METRICS | parts.IGNITE_REGRESSION
+
+
+def _of_decisions(component: dict) -> bool:
+    return component.get("name") == "ConfusionMatrix"

@@ -53,9 +53,7 @@ device = click.option(
 cache = click.option(
     "--cache", type=click.Path(), default=".cache/armarium", envvar="ARMARIUM_CACHE", show_default=True
 )
-trusted = click.option(
-    "--trust-torchscript/--no-trust-torchscript", "trusted", envvar="ARMARIUM_TRUST_TORCHSCRIPT"
-)
+trusted = click.option("--trust-torchscript/--no-trust-torchscript", "trusted", envvar="ARMARIUM_TRUST_TORCHSCRIPT")
 
 
 class Commands(click.Group):
