@@ -170,6 +170,9 @@ def metrics(settings: dict, place: str = "") -> dict[str, dict]:
         Where in the configuration the sections lie, such as ``validate#``.
     """
     listed = settings["validate"]["metrics"]
+    # MONAI's handler pools the classes' counts, where the tables have the mean of the classes: of exclusive classes none.
+    pooled = settings["task"] == CLASSIFICATION and not is_multi_label(settings)
+    listed = [m for m in listed if m is listed[0] or not (pooled and _of_decisions(m))]
     made = {m["label"]: _metric(settings, m, place) for m in listed}
     key = {k: made.pop(k) for k in list(made)[:1]}
     loss = _of_function(f"@{place}measures#loss", RAW)
@@ -197,7 +200,11 @@ def _metric(settings: dict, component: dict, place: str) -> dict | str:
         return parts.target("metric", component, output_transform=SCORED if name in OF_RANKS else DECIDED)
     if settings["task"] == CLASSIFICATION and _of_decisions(component):
         return parts.target("metric", component, output_transform=DECIDED)
-    return parts.target("metric", component, output_transform=NUMBERED if _of_ignite(component) and not is_multi_label(settings) else SCORED)
+    return parts.target(
+        "metric",
+        component,
+        output_transform=NUMBERED if _of_ignite(component) and not is_multi_label(settings) else SCORED,
+    )
 
 
 def _of_function(function: str, taken: str) -> dict:
