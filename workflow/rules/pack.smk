@@ -1,17 +1,6 @@
 # The published model in one file for another client, on request.
 
 
-def to_pack(wildcards):
-    """What a pack for MONAI Label or MONAI Deploy copies."""
-    from armarium.packing import packed_files
-
-    return packed_files(wildcards.archive, wildcards.client)
-
-
-def packed_products(wildcards):
-    return [layout.pack(wildcards.archive, wildcards.client)]
-
-
 rule pack_bundle:
     input:
         source("train"),

@@ -305,6 +305,17 @@ def artifacts(wildcards):
     ]
 
 
+def to_pack(wildcards):
+    """What a pack for MONAI Label or MONAI Deploy copies."""
+    from armarium.packing import packed_files
+
+    return packed_files(wildcards.archive, wildcards.client)
+
+
+def packed_products(wildcards):
+    return [layout.pack(wildcards.archive, wildcards.client)]
+
+
 def packs(archive):
     """What is asked for: by the configuration, or once by name; then a record of it is there."""
     asked = configured(archive).spec["pack"]
