@@ -191,11 +191,17 @@ def test_no_expression_but_the_few_that_a_reader_can_check(archive):
         for e in expressions(c(archive))
     }
     assert found == {
-        "$@bundle_root + '/eval'",
+        "$@bundle_root + '/output'",
         "$@bundle_root + '/models/model.pt'",
         "$@bundle_root + '/config/dataset_0.json'",
         "$@evaluator.run()",
         "$@network.parameters()",
+        *(
+            f"$lambda pred, label: (d := @{place}measures#HausdorffDistance(pred, label, "
+            "spacing=[float(n) for n in label.pixdim])) - d + d"
+            for place in ("", "validate#")
+        ),
+        "$monai.handlers.from_engine(['output', 'prepared'])",
         "$@network_def.to(@device)",
         "$@train#trainer.run()",
         "$len(@train#dataloader) * @epochs",

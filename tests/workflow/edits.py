@@ -319,6 +319,7 @@ EDITS: dict[str, Edit] = {
     # an archive
     f"{ROOT}.recipe": moved_recipe,
     f"{ROOT}.predictions": section(predictions=False),
+    f"{ROOT}.pack": section(pack=["label", "triton"]),
     f"{ROOT}.set": section("set", learning_rate=0.02),
     f"{ROOT}.allow": section(allow=["mine.Net"]),
     f"{ROOT}.dataset.list": same_list,

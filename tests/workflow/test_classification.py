@@ -13,6 +13,7 @@ import pytest
 from armarium import Archive
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
+from .bundle_client import assert_same_scores, evaluations, run_client
 from .conftest import REPO, Project
 
 CASES = 21
@@ -141,3 +142,17 @@ def test_a_prediction_is_the_probabilities_of_the_published_evaluation(classifie
         assert list(made) == list(CLASSES)
         assert max(made, key=made.get) == list(made)[int(row.predicted)]
         assert list(made.values()) == pytest.approx([row[f"probability_{name}"] for name in CLASSES], abs=1e-6)
+
+
+def test_monais_client_gets_the_same_probabilities_and_scores(classified, tmp_path):
+    inference = {"config_file": "configs/inference.json", "output_dir": str(tmp_path / "inference")}
+    calls = [{**inference, "dataset_dir": str(classified.folder)}, *evaluations(classified.folder, tmp_path)]
+    run_client(classified.archive, *calls)
+    assert_same_scores(classified.archive, "ROCAUC", tmp_path, without={"Sensitivity"})
+    found = {Path(r[0]).name.split(".")[0]: r[1:] for r in csv.reader((tmp_path / "inference/predictions.csv").open())}
+    rows = (classified.archive / "eval/probabilities.tsv").read_text().splitlines()
+    columns = [f"probability_{name}" for name in CLASSES]
+    wanted = {r["case"]: [r[c] for c in columns] for r in csv.DictReader(rows, delimiter="\t")}
+    assert found.keys() == wanted.keys()
+    for case, values in wanted.items():
+        assert list(map(float, found[case])) == pytest.approx(list(map(float, values)), abs=1e-6)

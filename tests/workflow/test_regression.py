@@ -12,6 +12,7 @@ import yaml
 from armarium.tables import read_tsv
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score, root_mean_squared_error
 
+from .bundle_client import assert_same_scores, evaluations, run_client
 from .conftest import REPO, Project, finished_jobs, hashes
 from .test_verify import bash, verified
 
@@ -124,3 +125,14 @@ def test_the_command_of_inference_brings_a_lost_table_back_and_nothing_is_left_t
     assert hashes(regressed.archive) == before
     assert verified(home, home, "archives/regression")["ok"]
     assert bash("armarium status archives/regression", home, home).stdout.startswith("archives/regression: complete, ")
+
+
+def test_monais_client_gets_the_same_numbers_and_scores(regressed, tmp_path):
+    inference = {"config_file": "configs/inference.json", "output_dir": str(tmp_path / "inference")}
+    calls = [{**inference, "dataset_dir": str(regressed.folder)}, *evaluations(regressed.folder, tmp_path)]
+    run_client(regressed.archive, *calls)
+    assert_same_scores(regressed.archive, "MeanAbsoluteError", tmp_path)
+    lines = (tmp_path / "inference/predictions.csv").read_text().splitlines()
+    found = {Path(line.split(",")[0]).name.removesuffix(".nii.gz"): float(line.split(",")[1]) for line in lines}
+    wanted = {row["case"]: float(row["prediction"]) for row in table(regressed, "eval/predictions.tsv")}
+    assert found == pytest.approx(wanted, abs=1e-6)

@@ -10,24 +10,17 @@ from __future__ import annotations
 from typing import Any
 
 from . import bundle_parts as parts
+from . import bundle_scoring as scoring
 from . import layout
 from .bundle_metadata import metadata
 from .configure import read_effective, training_settings_of
-from .dataset import CLASSIFICATION, REGRESSION, SEGMENTATION
+from .dataset import SEGMENTATION
 from .errors import UserError
 from .files import json_text, write_text
 from .multi_label import is_multi_label
 from .split_files import own_groups, tested_on
 
 __all__ = ["evaluate_config", "inference_config", "metadata", "train_config", "write_bundle_config"]
-
-DISTANCES = {"HausdorffDistance", "SurfaceDistance"}
-"""In mm in this archive's tables; MONAI's handlers give voxels, so evaluate.json leaves them out."""
-
-OF_RANKS = {"ROCAUC", "AveragePrecision"}
-"""Metrics of probabilities; others take decisions."""
-DECIDED = "decided"
-"""The key of decisions beside a prediction's probabilities."""
 
 LOGGING_CONF = """\
 [loggers]
@@ -68,7 +61,7 @@ def inference_config(archive: str) -> dict:
     key = "test" if tested_on(published, groups, own_groups(groups)) else "validation"
     before, after = parts.split_post(settings)
     post = parts.transforms(before, {"pred"})
-    if settings["task"] == "segmentation":
+    if settings["task"] == SEGMENTATION:
         post += [parts.invert("pred", "image", False), *parts.transforms(after, {"pred"})]
         decided = is_multi_label(settings) or parts.gives_class_numbers(after)
         post += [] if decided else [parts.transform("AsDiscreted", keys="pred", argmax=True)]
@@ -76,7 +69,8 @@ def inference_config(archive: str) -> dict:
     else:
         post += [*([] if is_multi_label(settings) else parts.transforms(after, {"pred"})), *_save_numbers()]
     return {
-        **parts.common(archive, key, labelled=False),
+        **parts.common(archive),
+        **parts.listed(key, labelled=False),
         "preprocessing": parts.compose(
             [
                 parts.transform("SelectItemsd", keys="image"),
@@ -118,94 +112,27 @@ def _save_numbers() -> list[dict]:
 # ---- evaluate.json
 
 
-def _metric_components(settings: dict) -> dict[str, dict]:
-    """Metrics by label, the key metric first; distances in mm have no handler of MONAI's own.
-
-    Of ignite's for regression only a key metric is there: who reads a bundle with care allows few modules.
-    """
-    listed = [m for m in settings["validate"]["metrics"] if m.get("name") not in DISTANCES]
-    listed = [m for m in listed if m is listed[0] or m.get("name") not in parts.IGNITE_REGRESSION]
-    taken = "$monai.handlers.from_engine(['pred', 'label'])"
-    decided = taken.replace("pred", DECIDED) if _decides_apart(settings) else taken
-    made = {
-        m["label"]: parts.target("metric", m, output_transform=taken if m.get("name") in OF_RANKS else decided)
-        for m in listed
-    }
-    for metric in listed:
-        if settings["task"] == REGRESSION and metric.get("name") == "RootMeanSquaredError":
-            # MONAI's is the mean of the cases' roots, which of one number each is the mean absolute error.
-            made[metric["label"]] = {"_target_": "ignite.metrics.RootMeanSquaredError", "output_transform": taken}
-    return made
-
-
-def _scored_post(settings: dict, transform: str) -> list[dict]:
-    """Post-transforms that end with prediction and label one-hot on the file's grid, as metrics want them."""
-    before, after = parts.split_post(settings)
-    both = {"pred", "label"}
-    if _decides_apart(settings):
-        return [*parts.transforms(before, both), *_decisions(after)]
-    if settings["task"] != SEGMENTATION:
-        return parts.transforms([*before, *after], both)
-    classes = next(
-        (settings["model"]["args"][k] for k in ("out_channels", "num_classes") if k in settings["model"]["args"]),
-        None,
-    )
-    if classes is None:
-        raise UserError("model: args lack out_channels, which evaluate.json needs; add it to the recipe")
-    numbers = [] if parts.gives_class_numbers(after) else [parts.transform("AsDiscreted", keys="pred", argmax=True)]
-    inverted = parts.invert(["pred", "label"], ["image", "label"], [False, True], transform)
-    if is_multi_label(settings):
-        return [*parts.transforms(before, both), inverted, *parts.transforms(after, both)]
-    # AsDiscreted of the recipe may already have made the label one-hot; one that is stays.
-    onehot_label = any("label" in c["args"].get("keys", []) for c in after if c.get("name") == "AsDiscreted")
-    last = parts.transform("AsDiscreted", keys=["pred"] if onehot_label else ["pred", "label"], to_onehot=classes)
-    return [*parts.transforms(before, both), inverted, *parts.transforms(after, both), *numbers, last]
-
-
-def _decides_apart(settings: dict) -> bool:
-    """Whether some metrics take probabilities, others decisions: of classes that may occur together in a case."""
-    return settings["task"] == CLASSIFICATION and is_multi_label(settings)
-
-
-def _decisions(after: list[dict]) -> list[dict]:
-    """Decisions beside the probabilities: by the recipe's post-transforms of a threshold, else from 0.5 on."""
-    copied = parts.transform("CopyItemsd", keys="pred", names=DECIDED)
-    given = [{**c, "args": {**c["args"], "keys": DECIDED}} for c in after]
-    chosen = given or [{"name": "AsDiscreted", "args": {"keys": DECIDED, "threshold": 0.5}}]
-    return [copied, *parts.transforms(chosen, {DECIDED})]
-
-
-def _labelled(settings: dict, components: list[dict]) -> dict:
-    """A chain of pre-transforms for items with a label; a regression's becomes a float32 tensor ``[1]``, 0 and 1 for each class ``[classes, …]``."""
-    chain = parts.transforms(components, {"image", "label"})
-    if settings["task"] == REGRESSION or _decides_apart(settings):
-        chain.append(parts.transform("ToTensord", keys="label", dtype="$torch.float32"))
-    elif is_multi_label(settings):  # not ToTensord, which would be undone on the way back to the file's grid
-        chain.append(parts.transform("CastToTyped", keys="label", dtype="$torch.float32"))
-    if settings["task"] == REGRESSION:
-        chain.append(parts.transform("EnsureChannelFirstd", keys="label", channel_dim="no_channel"))
-    return parts.compose(chain)
-
-
 def evaluate_config(archive: str) -> dict:
-    """``configs/evaluate.json``: the published model on its split's validation cases."""
+    """``configs/evaluate.json``: the published model on its split's validation cases, or other lists of the datalist."""
     settings = read_effective(archive, "train")
-    metrics = _metric_components(settings)
-    key = {k: metrics.pop(k) for k in list(metrics)[:1]}
-    scored = {"key_val_metric": "@key_metric"} if key else {}
-    scored |= {"additional_metrics": "@additional_metrics"} if metrics else {}
+    scored = scoring.metrics(settings)
     saver = _handler("MetricsSaver", {"save_dir": "@output_dir", "metrics": "*"})
     return {
-        **parts.common(archive, "validation", settings["task"] == "segmentation"),
-        "preprocessing": _labelled(settings, settings["validate"]["pre_transforms"]),
+        **scoring.imports(settings),
+        **parts.common(archive),
+        **parts.listed("validation", settings["task"] == SEGMENTATION),
+        "preprocessing": scoring.preprocessing(settings, settings["validate"]["pre_transforms"], scored=True),
         "dataset": parts.dataset("@data", "@preprocessing"),
         "dataloader": parts.dataloader("@dataset"),
         "inferer": parts.target("inferer", settings["validate"]["inferer"]),
-        "postprocessing": parts.compose(_scored_post(settings, "@preprocessing")),
-        **({"key_metric": key} if key else {}),
-        **({"additional_metrics": metrics} if metrics else {}),
+        "postprocessing": scoring.postprocessing(settings, "@preprocessing"),
+        **scored,
         "handlers": [parts.checkpoint_loader(), saver],
-        "evaluator": parts.evaluator(val_handlers="@handlers", **scored),
+        "evaluator": parts.evaluator(
+            val_handlers="@handlers",
+            additional_metrics="@additional_metrics",
+            **({"key_val_metric": "@key_metric"} if "key_metric" in scored else {}),
+        ),
         "run": ["$@evaluator.run()"],
     }
 
@@ -237,31 +164,31 @@ def train_config(archive: str) -> dict:
     """``configs/train.json``: the recipe's training for MONAI's own client.
 
     The archive's weights come from this workflow, which seeds every epoch and keeps every file's grid;
-    this is the same recipe, not the same bytes. Its best weights go to eval/, beside nothing published.
+    this is the same recipe, not the same bytes. Its best weights go to ``output_dir``, beside nothing published.
     """
     settings = training_settings_of(archive)
-    common = parts.common(archive, "training", settings["task"] == "segmentation")
-    train_data, schedule, optimizer = common.pop("data"), settings["lr_scheduler"], settings["optimizer"]
+    schedule, optimizer = settings["lr_scheduler"], settings["optimizer"]
     optimizer = {**optimizer, "args": _runtime(optimizer["args"])}
     return {
-        **common,
+        **scoring.imports(settings),
+        **parts.common(archive),
         "epochs": settings["epochs"],
         "val_interval": settings["validation_interval"],
         "loss": parts.target("loss", settings["loss"]),
         "optimizer": parts.target("optimizer", optimizer, params="$@network.parameters()"),
         **({"lr_scheduler": _lr_scheduler(schedule)} if schedule else {}),
-        "train": _train_section(settings, train_data),
+        "train": _train_section(settings),
         "validate": _validate_section(settings),
         "initialize": [f"$monai.utils.set_determinism(seed={settings['seed']})"],
         "run": ["$@train#trainer.run()"],
     }
 
 
-def _train_section(settings: dict, data: dict) -> dict:
+def _train_section(settings: dict) -> dict:
     batches = {"batch_size": settings["batch_size"], "shuffle": True, "num_workers": settings["num_workers"]}
     return {
-        "data": data,
-        "preprocessing": _labelled(settings, settings["pre_transforms"]),
+        "data": parts.data("training", settings["task"] == SEGMENTATION),
+        "preprocessing": scoring.preprocessing(settings, settings["pre_transforms"]),
         "dataset": parts.dataset("@train#data", "@train#preprocessing"),
         "dataloader": parts.dataloader("@train#dataset", **batches),
         "inferer": parts.target("inferer", settings["inferer"]),
@@ -297,22 +224,23 @@ def _handler(name: str, args: dict) -> dict:
 
 
 def _validate_section(settings: dict) -> dict:
-    validate, metrics = settings["validate"], _metric_components(settings)
-    key = next(iter(metrics), None)
+    validate, metrics = settings["validate"], scoring.metrics(settings, "validate#")
+    key = next(iter(metrics.get("key_metric", {})), None)
     saved = {"save_dir": "@output_dir", "save_dict": {"model": "@network"}, "save_key_metric": True}
-    scored = {"key_val_metric": "@validate#key_metric"} if key else {}
+    scored = {"additional_metrics": "@validate#additional_metrics"}
+    scored |= {"key_val_metric": "@validate#key_metric"} if key else {}
     if any(m["label"] == key and m["mode"] == "min" for m in validate["metrics"]):
         saved["key_metric_negative_sign"] = True
         scored["metric_cmp_fn"] = "$lambda value, best: value < best"
     return {
-        "data": parts.data("validation", settings["task"] == "segmentation"),
-        "preprocessing": _labelled(settings, validate["pre_transforms"]),
+        "data": parts.data("validation", settings["task"] == SEGMENTATION),
+        "preprocessing": scoring.preprocessing(settings, validate["pre_transforms"], scored=True),
         "dataset": parts.dataset("@validate#data", "@validate#preprocessing"),
         "dataloader": parts.dataloader("@validate#dataset"),
         "inferer": parts.target("inferer", validate["inferer"]),
-        "postprocessing": parts.compose(_scored_post(settings, "@validate#preprocessing")),
+        "postprocessing": scoring.postprocessing(settings, "@validate#preprocessing"),
         "handlers": [_handler("StatsHandler", {"iteration_log": False}), _handler("CheckpointSaver", saved)],
-        **({"key_metric": {key: metrics[key]}} if key else {}),
+        **metrics,
         "evaluator": parts.evaluator("validate#", val_handlers="@validate#handlers", **scored),
     }
 

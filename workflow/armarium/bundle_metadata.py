@@ -47,8 +47,9 @@ def _per_axis(value: int | list[int], dims: int) -> list[int]:
     return list(value) if isinstance(value, (list, tuple)) else [value] * dims
 
 
-def _divisor(settings: dict, dims: int) -> list[int]:
+def grid_divisor(settings: dict) -> list[int]:
     """What a network's grid is a multiple of: its strides, and the padding that the recipe does for them."""
+    dims = _spatial_dims(settings)
     if _in_shape(settings):
         return [1] * dims
     strides = settings["model"]["args"].get("strides", settings["model"]["args"].get("upsample_kernel_size", []))
@@ -78,7 +79,7 @@ def spatial_shape(settings: dict) -> list[int]:
     """A grid that the network takes, in voxels: the recipe's window or size, else what its strides divide."""
     dims = _spatial_dims(settings)
     size = _fixed_size(settings, dims) or [DEFAULT_SIZE] * dims
-    return [ceil(n / k) * k for n, k in zip(size, _divisor(settings, dims), strict=True)]
+    return [ceil(n / k) * k for n, k in zip(size, grid_divisor(settings), strict=True)]
 
 
 def _value_range(settings: dict) -> list[float]:

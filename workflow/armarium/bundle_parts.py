@@ -70,19 +70,26 @@ def compose(transforms: list[dict]) -> dict:
     return {"_target_": "monai.transforms.Compose", "transforms": transforms}
 
 
-def common(archive: str, datalist_key: str, labelled: bool) -> dict:
-    """What every bundle configuration starts with; paths are relative to the bundle."""
+def common(archive: str) -> dict:
+    """What every bundle configuration starts with; paths are relative to the bundle.
+
+    Nothing is written where the archive has its own files: a run of MONAI's client changes none of them.
+    """
     datalist = layout.datalist("", read_effective(archive, "publish")["publish"])
     return {
         "bundle_root": ".",
         "dataset_dir": ".",
-        "output_dir": "$@bundle_root + '/eval'",
+        "output_dir": f"$@bundle_root + '{layout.client_output('')}'",
         "datalist": f"$@bundle_root + '{datalist}'",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "data": data(datalist_key, labelled),
         "network_def": target("model", read_effective(archive, "train")["model"]),
         "network": "$@network_def.to(@device)",
     }
+
+
+def listed(key: str, labelled: bool) -> dict:
+    """The cases of one of the datalist's lists, another one by ``--datalist_key``."""
+    return {"datalist_key": key, "data": data("@datalist_key", labelled)}
 
 
 def data(key: str, labelled: bool) -> dict:

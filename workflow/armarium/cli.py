@@ -53,7 +53,6 @@ device = click.option(
 cache = click.option(
     "--cache", type=click.Path(), default=".cache/armarium", envvar="ARMARIUM_CACHE", show_default=True
 )
-
 trusting = click.option("--trust-torchscript/--no-trust-torchscript", "trusted", envvar="ARMARIUM_TRUST_TORCHSCRIPT")
 
 
@@ -318,6 +317,20 @@ def publish(archive: str, which: str) -> None:
 def extract(archive: str, source: str, member: str, target: str, rule: str) -> None:
     """Copy MEMBER of the zip SOURCE to TARGET."""
     steps().extract(archive, source, member, target, rule)
+
+
+@cli.command()
+@archive
+@click.argument("client", type=click.Choice(layout.PACKS))
+@cache
+@trusting
+def pack(archive: str, client: str, cache: str, trusted: bool) -> None:
+    """Pack the published model for another client."""
+    if client == layout.TRITON:
+        require_address_space()
+        import_module(".packing", __package__).pack_triton(archive, cache, trusted)
+    else:
+        import_module(".packing", __package__).pack_bundle(archive, client)
 
 
 @cli.command()

@@ -17,7 +17,7 @@ import torch
 from .errors import UserError
 from .files import json_text
 from .network import build_network, make_deterministic
-from .parts import PARITY, SCRIPT, Part
+from .parts import PARITY, SCRIPT, SCRIPTED, Part
 from .run import epoch_of, finished_run
 from .transforms import components_at_work
 from .weights import load_into
@@ -57,7 +57,7 @@ def to_torchscript(network: torch.nn.Module, example: torch.Tensor) -> tuple[tor
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return torch.jit.script(network), "script"
+            return torch.jit.script(network), SCRIPTED
         except Exception as error:  # torch.jit raises many kinds
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         with torch.no_grad(), components_at_work(f"network: TorchScript by script ({reason}) and by trace"):

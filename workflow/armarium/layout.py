@@ -37,6 +37,8 @@ ENSEMBLE = "ensemble"
 OF_ENSEMBLE = "ensemble/"
 """Of an evaluation: that of the mean of the splits' models."""
 BUNDLE_CONFIGS = ("metadata.json", "train.json", "evaluate.json", "inference.json", "logging.conf")
+PACKS = LABEL, DEPLOY, TRITON = "label", "deploy", "triton"
+"""The clients that the published model is packed for on request: MONAI Label, MONAI Deploy, Triton Inference Server."""
 DOCS = ("README.md", "license.txt", "data_license.txt")
 ENVIRONMENT = ("environment.txt", "host.json")
 CONDA_ENVIRONMENT = ("environment.yml", "environment_portable.yml", "explicit.txt")
@@ -506,6 +508,16 @@ def doc(a: str, name: str) -> str:
 
 def bundle_config(a: str, name: str) -> str:
     return f"{a}/configs/{name}"
+
+
+def pack(a: str, client: str) -> str:
+    """The published model in one file for another client, on request."""
+    return f"{a}/packs/{client}.zip"
+
+
+def client_output(a: str) -> str:
+    """What MONAI's bundle client writes when it is run on the archive without another ``output_dir``; no part of it."""
+    return f"{a}/output"
 
 
 def licence(a: str) -> str:

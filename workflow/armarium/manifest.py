@@ -64,17 +64,22 @@ ROOT = "./"
 def archive_files(archive: str) -> list[str]:
     """Every file that a manifest describes, relative to the archive, sorted.
 
-    Left out: the manifest, resume state (``layout.tmp_dir``), hidden folders and Snakemake's own marks.
+    Left out: the manifest, what :func:`is_described` leaves out, hidden folders and Snakemake's own marks.
     """
-    resume = _relative(archive, layout.tmp_dir(archive, "*"))
     manifest = _relative(archive, layout.manifest(archive))
     found = []
     for folder, subfolders, names in os.walk(archive):
         inside = os.path.relpath(folder, archive)
         paths = {name: os.path.normpath(os.path.join(inside, name)) for name in subfolders + names}
-        subfolders[:] = [s for s in subfolders if not s.startswith(".") and not fnmatch(paths[s], resume)]
+        subfolders[:] = [s for s in subfolders if is_described(paths[s])]
         found += [paths[name] for name in names if not name.startswith((".snakemake", ".nfs"))]
     return sorted(path for path in found if path != manifest)
+
+
+def is_described(folder: str) -> bool:
+    """Whether a folder, relative to its archive, is of it: not hidden, resume state, or a client's output."""
+    hidden = os.path.basename(folder).startswith(".")
+    return not (hidden or fnmatch(f"/{folder}", layout.tmp_dir("", "*")) or f"/{folder}" == layout.client_output(""))
 
 
 def archive_identity(archive: str, hash_index: HashIndex) -> str:

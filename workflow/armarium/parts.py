@@ -19,6 +19,8 @@ from .zips import damaged, member_bytes, opened
 LOG = logging.getLogger(__name__)
 SCRIPT, PARITY = ".ts", ".parity.json"
 """What a checkpoint's members in exports.zip end in."""
+SCRIPTED = "script"
+"""The ``method`` that the second of them states where the network was not traced."""
 Part = dict[str, bytes | str]
 """A checkpoint's members, by what follows its name in theirs."""
 

@@ -18,7 +18,7 @@ from .circumstances import other_circumstances, this_code
 from .errors import UserError
 from .files import WRITING
 from .findings import Finding, Report
-from .manifest import Manifest, parsed_time, read_manifest
+from .manifest import Manifest, is_described, parsed_time, read_manifest
 from .provenance import read_sidecar
 from .scan import Content, Scan, scan
 from .verify_data import verify_data
@@ -54,8 +54,8 @@ def verify(archive: str, data_root: str | None = None, with_data: bool = True) -
 
 
 def _unlisted(path: str) -> bool:
-    """Whether a folder is one that no manifest describes: hidden, or resume state."""
-    return os.path.basename(path).startswith(".") or fnmatch(f"/{path}", layout.tmp_dir("", "*"))
+    """Whether a folder is one that no manifest describes."""
+    return not is_described(path)
 
 
 class _Files:

@@ -442,7 +442,26 @@ def artifacts(wildcards):
         layout.licence(a),
         *(layout.bundle_config(a, n) for n in layout.BUNDLE_CONFIGS),
         layout.workflow_copy(a),
+        *packs(a),
     ]
+
+
+def to_pack(wildcards):
+    """What a pack for MONAI Label or MONAI Deploy copies."""
+    from armarium.packing import packed_files
+
+    return packed_files(wildcards.archive, wildcards.client)
+
+
+def packed_products(wildcards):
+    return [layout.pack(wildcards.archive, wildcards.client)]
+
+
+def packs(archive):
+    """What is asked for: by the configuration, or once by name; then a record of it is there."""
+    asked = configured(archive).spec["pack"]
+    made = (c for c in layout.PACKS if os.path.exists(layout.sidecar(archive, f"pack_{c}")))
+    return [layout.pack(archive, c) for c in layout.PACKS if c in {*asked, *made}]
 
 
 def configuration(wildcards):
