@@ -60,11 +60,6 @@ def grid_divisor(settings: dict) -> list[int]:
     return found
 
 
-def grid_divisor(settings: dict) -> list[int]:
-    """What the recipe says that the network's grid is a multiple of, by axis."""
-    return _divisor(settings, _spatial_dims(settings))
-
-
 def _fixed_size(settings: dict, dims: int) -> list[int] | None:
     """The grid that the network is made for, else that of the inferer's window, else of the last sizing transform."""
     window = settings["validate"]["inferer"]["args"].get("roi_size")
