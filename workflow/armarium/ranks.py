@@ -49,10 +49,13 @@ def _work(folder: Path) -> None:
     from .distributed import joined
     from .files import read_json, write_json
     from .jobs import JOBS
+    from .logs import configure_logging
     from .provenance import package_versions
     from .zips import opened, write_zip
 
     asked = read_json(folder / JOB)
+    if workspace := asked["given"].get("workspace"):
+        configure_logging(workspace["archive"])
     with opened(folder / GIVEN) as given:
         files = {name: given.read(name) for name in given.namelist()}
     with joined(asked["device"]) as team:
