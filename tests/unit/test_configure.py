@@ -14,15 +14,17 @@ import numpy
 import pytest
 from armarium import layout, steps
 from armarium.bundle import inference_config
-from armarium.configure import DEPENDS_ON, Globals, configure, fingerprint_on_disk, read_effective
+from armarium.configure import Globals, configure, read_effective
 from armarium.contents import contents_of
 from armarium.errors import UserError
+from armarium.fingerprints import DEPENDS_ON, fingerprint_on_disk
 from armarium.synthesize import synthesize_dataset
 from tiny import REPO, component, configured, recipe, section, write_recipe
 
 PRODUCTS = set(DEPENDS_ON)
 SCORED = {"published evaluation", "checkpoint evaluation", "ensemble evaluation"}
 PUBLISHED = {"export", "format", "ensemble", *SCORED}
+EXPORTED = PUBLISHED - {"checkpoint evaluation"}
 UNGROUPED = PRODUCTS - {"evaluation"}
 """Products of an archive without test groups."""
 
@@ -144,7 +146,7 @@ EDITS = {
     "set": (None, {"set": {"epochs": 9}}, PRODUCTS - {"splits"}),
     "dataset: labels": (None, {"dataset": {"labels": {0: "a", 1: "b"}}}, PRODUCTS),
     "dataset: tolerance": (None, {"dataset": {"affine_tolerance": 0.5}}, set()),
-    "dataset: description": (None, {"dataset": {"description": "words"}}, {"export", "published evaluation"}),
+    "dataset: description": (None, {"dataset": {"description": "words"}}, EXPORTED),
     "splits: seed": (None, {"splits": {"seed": 3}}, PRODUCTS),
     "splits: what the method does not use": (None, {"splits": {"holdout": 0.5}}, set()),
     "test: a group of other cases": (
@@ -163,7 +165,7 @@ EDITS = {
     "select: an epoch to keep": (None, {"select": {"epochs": [2]}}, set()),
     "predictions": (None, {"predictions": False}, SCORED),
     "publish": (None, {"publish": 1}, PUBLISHED),
-    "export": (None, {"export": {"tolerance": 0.5}}, {"export", "published evaluation"}),
+    "export": (None, {"export": {"tolerance": 0.5}}, EXPORTED),
     "allow": (None, {"allow": ["a.B"]}, PRODUCTS - {"splits"}),
 }
 
@@ -387,7 +389,7 @@ def test_a_split_with_test_cases_of_its_own_that_is_added_changes_no_other(folde
     assert first.fingerprint("evaluation", "test_1", 1) != other.fingerprint("evaluation", "test_1", 1)
     assert first.fingerprint("training", 1) == other.fingerprint("training", 1)
     mine = given(folder, nested(["e"], ["d"]))
-    assert differing(first, mine, "test_0") == {"splits", "evaluation", *SCORED}
+    assert differing(first, mine, "test_0") == {"splits", "evaluation", *SCORED} - {"ensemble evaluation"}
 
 
 def test_test_lists_that_come_to_differ_are_tested_anew_and_nothing_else_is_made(folder):
@@ -408,7 +410,7 @@ def test_what_is_published_is_meant_for_validation_cases_where_only_other_splits
 
 def inference_key(archive: str) -> str:
     """The list of the datalist that the bundle's inference.json takes."""
-    return inference_config(archive)["data"]["data_list_key"]
+    return inference_config(archive)["datalist_key"]
 
 
 HELD = {"held": {"from": "test"}}

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 from armarium import layout, scan, steps
 from armarium.cli import cli
-from armarium.configure import fingerprint_on_disk, published_checkpoint, read_effective
+from armarium.configure import published_checkpoint, read_effective
 from armarium.environment import cpu_capability
 from armarium.errors import UserError
 from armarium.files import json_text, read_json, write_json
 from armarium.findings import KINDS, SHOWN
+from armarium.fingerprints import fingerprint_on_disk
 from armarium.hashing import HashIndex
 from armarium.manifest import read_manifest, write_manifest
 from armarium.provenance import read_sidecar, step
@@ -703,7 +704,7 @@ def test_the_last_command_is_one_that_works_from_here(archive, monkeypatch):
     project = os.getcwd()
     monkeypatch.chdir("/")
     command = verify(f"{project}/{archive}", project).build_command()
-    assert command == (f"armarium build --cores 1 --force -- {project[1:]}/{target}")
+    assert command == f"armarium build --cores 1 --directory {project} --force -- {target}"
     monkeypatch.chdir(f"{project}/data")
     command = verify(f"../{archive}", project).build_command()
     assert command == f"armarium build --cores 1 --directory {project} --force -- {target}"

@@ -15,10 +15,11 @@ from typing import Any
 
 from . import layout
 from .adoption import is_fingerprinted
-from .configure import DEPENDS_ON, epochs_listed, fingerprint_on_disk, published_checkpoint
+from .configure import epochs_listed, published_checkpoint
 from .errors import UserError
 from .files import read_json
 from .findings import Finding
+from .fingerprints import DEPENDS_ON, fingerprint_on_disk
 from .parts import same_where_both
 from .provenance import DATA, OUTSIDE, extended_by
 from .run import epoch_of, lacking, member_of_checkpoint, run_info, weights_of

@@ -14,13 +14,13 @@ from . import layout
 from .configure import (
     data_root_of,
     evaluation_settings_of,
-    fingerprint_on_disk,
     published_checkpoint,
     read_effective,
 )
 from .errors import UserError
 from .export import LARGEST_INPUT, first_output, parity
 from .files import json_text, read_bytes, write_json
+from .fingerprints import fingerprint_on_disk
 from .network import build_network, make_deterministic
 from .provenance import step
 from .run import INFO, epoch_of, finished_run, saved, weights_of

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from . import layout
 from .boundary import check_boundary
-from .configure import read_effective, split_numbers
+from .configure import read_effective
 from .dataset import TASKS
 from .errors import UserError
 from .naming import CHECKPOINT, GROUP
-from .split_files import own_groups
+from .split_files import own_groups, split_numbers
 
 
 @dataclass(frozen=True)

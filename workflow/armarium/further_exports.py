@@ -8,18 +8,17 @@ from pathlib import Path
 from . import layout
 from .configure import (
     evaluation_settings_of,
-    fingerprint_on_disk,
     published_checkpoint,
     read_effective,
     require_splits,
-    split_numbers,
 )
 from .errors import UserError
 from .files import json_text, memory_bytes, parse_json, read_bytes
+from .fingerprints import fingerprint_on_disk
 from .formats import REPORT, model_member, require_packages
 from .provenance import step
 from .run import INFO, finished_run, weights_of
-from .split_files import cases_unseen, read_splits
+from .split_files import cases_unseen, read_splits, split_numbers
 from .standing import cases_sha256, member_of_ensemble
 from .steps import cases_of, class_names, data_root_of, export_options, recipe_of
 from .trust import is_exported_here, note_exported

@@ -20,6 +20,21 @@ _NO_SIDES = ("label_format",)
 """Lists that Clara Train's datalists have beside those of cases."""
 
 
+def given_sides(given: dict | list) -> list[dict[str, list]]:
+    """The sides of each split in a file of given splits: one object, a list of them, or MONAI's ``fold`` keys."""
+    given = given["splits"] if isinstance(given, dict) and "splits" in given else given
+    if not given:
+        raise UserError("split file: found no split, wanted lists 'train' and 'validation'")
+    return sides_of(given)
+
+
+def split_numbers(part: dict) -> list[int]:
+    """The splits' numbers; ``part`` is the effective configuration's ``split``."""
+    if part["splits"]["method"] == "kfold":
+        return list(range(part["splits"]["n_splits"]))
+    return list(range(len(given_sides(part["given"])))) if part["splits"]["method"] == "file" else [0]
+
+
 def sides_of(given: Any) -> list[Sides]:
     """The sides of each given split under the names train, validation and test."""
     training = given.get(TRAINING) if isinstance(given, dict) else None

@@ -47,7 +47,7 @@ class Standing:
 
 
 def standing(held: Configured, product: str, *which: str) -> Standing:
-    """How a product stands; ``product`` and ``which`` as for :func:`~armarium.configure.fingerprint`."""
+    """How a product stands; ``product`` and ``which`` as for :func:`~armarium.fingerprints.fingerprint`."""
     path = _PATHS[product](held.archive, *which)
     says = _said_by(path)
     if says is None:

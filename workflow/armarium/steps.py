@@ -18,7 +18,6 @@ from .changes import content_of, list_digests
 from .configure import (
     data_root_of,
     evaluation_settings_of,
-    fingerprint_on_disk,
     published_checkpoint,
     read_effective,
     training_settings_of,
@@ -26,6 +25,7 @@ from .configure import (
 from .dataset import REGRESSION, SEGMENTATION, read_facts
 from .errors import UserError
 from .files import json_text, memory_bytes, read_bytes, remove_abandoned, write_bytes, write_json
+from .fingerprints import fingerprint_on_disk
 from .hashing import HashIndex
 from .home import WORKFLOW
 from .multi_label import is_multi_label

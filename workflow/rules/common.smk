@@ -346,7 +346,7 @@ def unless_current(kind, others, which=()):
     counts only while the file exists, and where a job behind it runs, Snakemake never looks at the job's other
     inputs, so that an edit is missed.)
 
-    kind, which: its kind in configure.DEPENDS_ON, and the wildcards that tell products of a kind apart
+    kind, which: its kind in fingerprints.DEPENDS_ON, and the wildcards that tell products of a kind apart
     others: function of the wildcards: what it is made from
     """
 
@@ -374,7 +374,7 @@ def unless_kept(products, *made_from, cut_from=None, beside=()):
 
     products: templates of the paths that a job makes
     made_from: templates of paths, or input functions
-    cut_from: function of the wildcards: each zip's kind in configure.DEPENDS_ON, what tells it apart, and the checkpoint
+    cut_from: function of the wildcards: each zip's kind in fingerprints.DEPENDS_ON, what tells it apart, and the checkpoint
         whose part is cut out, if it is of one
     beside: parts of the configuration that are made into it too: where one changes it is cut again, when the zips are there
     """
