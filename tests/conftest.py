@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 
@@ -26,6 +28,14 @@ FIGURES = pytest.StashKey[Figures]()
 
 def pytest_configure(config) -> None:
     config.stash[FIGURES] = Figures()
+
+
+@pytest.fixture(autouse=True)
+def metadata_is_tracked_as_in_a_new_process():
+    """Scoring switches MONAI's tracking of metadata off for its whole process."""
+    yield
+    if "monai.data" in sys.modules:
+        sys.modules["monai.data"].set_track_meta(True)
 
 
 @pytest.fixture(scope="session")

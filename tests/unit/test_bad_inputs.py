@@ -843,7 +843,7 @@ COMMANDS = [
     ('armarium synthesize x/d.json {"cases":1}', "synthesize.cases: found 1; 1 is less than the minimum of 4"),
     ("armarium write-manifest nowhere", "nowhere/provenance/workflow/Snakefile: file not found"),
     ("armarium --log . summary other", "File '.' is a directory"),
-    ("armarium.apps.train -m nowhere -c " + CONFIG, "nowhere/config/effective/train.json: file not found"),
+    ("armarium.apps.train -m nowhere -c " + CONFIG, "no archive: found no "),
     ("armarium.apps.train -m other", "the following arguments are required: -c/--config_file"),
     (f"armarium.apps.train -m other -c {CONFIG} --set epochs", "--set: found 'epochs', wanted NAME=VALUE"),
     ("armarium.apps.train -m other -c x.json", "-c x.json: wanted one of the archive's own configurations"),

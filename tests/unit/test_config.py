@@ -50,7 +50,7 @@ def test_a_minimal_file_is_completed_at_every_level():
     }
     assert section["test"] == {"groups": {}} and section["select"]["final"] is True
     assert section["dataset"]["task"] == "segmentation" and section["dataset"]["synthesize"] is None
-    assert section["export"] == {"tolerance": 0.0001}
+    assert section["export"] == {"tolerance": 0.0001, "formats": []} and section["pack"] == []
 
 
 def test_parts_that_are_given_are_completed_too():

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -139,18 +140,23 @@ pathlib.Path("ensemble.ts").write_bytes(t.exported(pathlib.Path.cwd(), t.activat
 """
 
 
-def test_other_processes_write_the_same_bytes(tmp_path):
-    (tmp_path / "there").mkdir()
+def exported_elsewhere(folder: Path, seed: str) -> bytes:
+    """By a process of its own, as each step is: torch numbers the classes that one process scripts."""
+    folder.mkdir()
     path = [str(REPO / "tests/unit"), str(REPO / "workflow")]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ELSEWHERE.format(path=path)],
-        cwd=tmp_path / "there",
-        env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "PYTHONHASHSEED": "1234"},
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "PYTHONHASHSEED": seed},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "there/ensemble.ts").read_bytes() == exported(tmp_path / "here", activated("softmax"))[0]
+    return (folder / "ensemble.ts").read_bytes()
+
+
+def test_other_processes_write_the_same_bytes(tmp_path):
+    assert exported_elsewhere(tmp_path / "here", "0") == exported_elsewhere(tmp_path / "there", "1234")
 
 
 # ---- whom it is scored on

@@ -89,7 +89,7 @@ def scored_by(archive: str, monkeypatch) -> dict[str, set[str]]:
         found[f"infer.sh {by}"] = {Path(f).parent.name for f in files if f.endswith(".nii.gz")}
     for name, config in (("inference", inference_config(archive)), ("evaluate", evaluate_config(archive))):
         datalist = config["datalist"].removeprefix("$@bundle_root + '/").removesuffix("'")
-        found[f"configs/{name}.json"] = listed(archive, datalist, config["data"]["data_list_key"])
+        found[f"configs/{name}.json"] = listed(archive, datalist, config["datalist_key"])
     environment = read_json(layout.environment_json(archive))
     for name in evaluate.CONFIGS:
         dataset = substitute(read_json(layout.mmar_config(archive, name))["dataset"], environment, name)

@@ -414,20 +414,20 @@ def test_the_bundle_trains_and_scores_as_the_archive_does(tmp_path, fresh_monai)
     assert list((tmp_path / "trained").glob("model_key_metric=-*.pt")), "the smallest error is the best"
 
 
-def test_a_bundle_keeps_a_key_metric_of_ignites_and_leaves_others_out(tmp_path):
+def test_a_bundle_has_every_metric_and_ignites_by_the_class_itself(tmp_path):
     archive = make_regression(
         tmp_path, component("R2Score"), component("MeanAbsoluteError"), component("MaximumAbsoluteError")
     )
     config = bundle.evaluate_config(archive)
-    assert config["key_metric"]["R2Score"]["_target_"] == "ignite.metrics.regression.R2Score"
-    assert list(config["additional_metrics"]) == ["MeanAbsoluteError"]
+    assert config["key_metric"]["R2Score"].startswith("$@measures#R2Score(")
+    assert list(config["additional_metrics"]) == ["loss", "MeanAbsoluteError", "MaximumAbsoluteError"]
     assert "metric_cmp_fn" not in bundle.train_config(archive)["validate"]["evaluator"]
 
 
 def test_commands_and_mmar_configurations_ask_for_a_table(tmp_path):
     archive = make_regression(tmp_path)
-    assert evaluate.targets(archive, "config_inference.json") == [layout.eval_predictions(archive)]
-    assert evaluate.targets(archive, "config_validation.json") == [layout.eval_metrics_csv(archive)]
+    assert evaluate.targets(archive, "", scores=False, predictions=True) == [layout.eval_predictions(archive)]
+    assert evaluate.targets(archive, "", scores=True, predictions=False) == [layout.eval_metrics_csv(archive)]
     environment = json.loads(Path(layout.environment_json(archive)).read_text())
     assert environment["PROCESSING_TASK"] == "regression"
     (saver,) = derived_configs(recipe(), "regression")["config_inference.json"]["handlers"]

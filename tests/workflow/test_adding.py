@@ -85,7 +85,7 @@ LIGHT = {
     "write_datalist": 1,
     "write_training_data": 1,
     "write_side_data": 2,
-    "write_command": 6,
+    "write_command": 10,
     "write_bundle_config": 5,
     "write_licence": 1,
     "write_doc": 3,
@@ -115,6 +115,7 @@ def groups(**more: dict) -> Callable[[Project], None]:
     return edit
 
 
+@pytest.mark.slow
 def test_a_test_group_is_tested_and_no_other(copy):
     new_case(copy)
     ran, new = adding(copy, groups(fresh={"list": f"{DATA}/new.json"}), *PUBLISHED)

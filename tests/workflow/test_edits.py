@@ -82,6 +82,7 @@ def difference(row: Row, planned: set[str] | None, text: str) -> list[str]:
 # ---- for real
 
 
+@pytest.mark.slow
 def test_what_is_edited_built_and_reverted_is_the_first_model_again(copy):
     first = {**zip_hashes(copy.folder / RUN), **hashes(copy.folder / MODEL)}
 

@@ -95,6 +95,7 @@ def told_by(process: subprocess.Popen) -> str:
     return output
 
 
+@pytest.mark.slow
 def test_splits_in_parallel_processes_and_archives_on_one_cache_give_the_same_bytes(project, one_by_one):
     targets = [*RUNS, RUNS[0].replace("micro", "other")]
     for process in [start(project, target) for target in targets]:

@@ -196,7 +196,7 @@ def test_an_attack_is_refused_with_the_reason(bare, attack, figures):
 
 
 def test_modules_and_logging_configurations_that_lie_about_are_not_run(bare):
-    """Jobs run in the working directory, but import nothing from it; nothing reads resources/log.config."""
+    """Jobs run in the working directory, but import nothing from it; resources/log.config is compared, not evaluated."""
     evil = f"__import__('os').system('touch {bare.canary}')"
     for name in ("click.py", "nibabel.py", "armarium.py"):
         (bare.folder / name).write_text(evil)
@@ -204,9 +204,11 @@ def test_modules_and_logging_configurations_that_lie_about_are_not_run(bare):
     for name in ("resources/log.config", "configs/logging.conf"):
         (bare.archive / name).write_text(f"[loggers]\nkeys=root\n[handlers]\nkeys=console\n{handler}")
     mend_manifest(bare.archive)
-    for name in ("model.json", "data/cases.tsv"):
-        (bare.archive / name).unlink()
-        bare.snakemake(f"stranger/{name}")
+    (bare.archive / "model.json").unlink()
+    refused = bare.snakemake("stranger/model.json", ok=False)
+    assert "resources/log.config: " in refused.stderr and "Traceback" not in refused.stderr
+    (bare.archive / "resources/log.config").unlink()
+    bare.snakemake("stranger/model.json")
     assert not bare.canary.exists()
 
 

@@ -145,6 +145,7 @@ def test_what_an_orphaned_trainer_finishes_is_taken_and_no_second_one_trains_bes
     assert of_run(project)["epochs_trained_again"] == 0, "each epoch was trained once, by the orphan"
 
 
+@pytest.mark.slow
 def test_a_build_killed_at_every_stage_ends_with_the_same_bytes(undisturbed, tmp_path, opens, figures):
     stages = [s for s in STAGES if s not in ("select", "copy-logs", "extract", "write-results", "record-environment")]
     prove_kills(undisturbed, tmp_path, [*stages, "epochs"], 0, opens, figures)

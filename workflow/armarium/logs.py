@@ -1,6 +1,6 @@
 """``resources/log.config``: what steps and commands log, and how. No torch.
 
-It has the form of Python's ``logging.config.fileConfig`` and MMAR's ``log.config``, but fileConfig evaluates ``args`` and
+It has the form of Python's ``fileConfig`` and MMAR's ``log.config``, but fileConfig evaluates ``args`` and
 ``class``; here both are compared with what is allowed, and a file may come from strangers.
 """
 
@@ -93,9 +93,7 @@ class _File:
         try:
             self.parser.read_string(text)
         except configparser.Error as error:
-            raise UserError(
-                f"{path}: {str(error).splitlines()[0]}; wanted the form of logging.config.fileConfig"
-            ) from None
+            raise UserError(f"{path}: {str(error).splitlines()[0]}; wanted the form of Python's fileConfig") from None
 
     def names(self, kind: str) -> list[str]:
         return _words(self.value(f"{kind}s", "keys"))

@@ -576,9 +576,13 @@ class CommandsDir(Folder):
 
     set_env_sh: Path
     train_sh: Path
+    train_multi_gpu_sh: Path
+    finetune_sh: Path
     infer_sh: Path
     validate_sh: Path
     validate_ckpt_sh: Path
+    validate_multi_gpu_sh: Path
+    validate_multi_gpu_ckpt_sh: Path
     export_sh: Path
 
     def __init__(self, archive: str):

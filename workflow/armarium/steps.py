@@ -28,6 +28,7 @@ from .files import json_text, memory_bytes, read_bytes, remove_abandoned, write_
 from .fingerprints import fingerprint_on_disk
 from .hashing import HashIndex
 from .home import WORKFLOW
+from .logs import configure_logging
 from .multi_label import is_multi_label
 from .parent import parent_inputs, refuse_seen
 from .parts import PARITY, SCRIPT, Parts
@@ -166,6 +167,7 @@ def sides_of_split(archive: str, split: str) -> dict[str, list[str]]:
 
 def train(archive: str, split: str, device: str, cache_dir: str) -> None:
     """Train a split into its run.zip; take what an earlier or orphaned trainer already finished."""
+    configure_logging(archive)
     wanted = fingerprint_on_disk(archive, "training", split)
     workspace = Workspace(archive, split, wanted)
     listed = training_settings_of(archive)["keep_epochs"]

@@ -334,7 +334,7 @@ def cases_scored_by(archive, time_of_splits):
     from armarium.steps import published_cases
 
     held = configured(archive)
-    return published_cases(archive, held.spec["publish"]) if standing(held, "splits").current else []
+    return told(published_cases, archive, held.spec["publish"]) if standing(held, "splits").current else []
 
 
 def unless_current(kind, others, which=()):

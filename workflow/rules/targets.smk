@@ -378,8 +378,9 @@ def further_models(wildcards):
     archive, found = wildcards.archive, []
     for name in (e for e in further_exports(archive) if e in layout.FORMATS):
         zipped, model = layout.further_export_zip(archive, name), layout.published_format(archive, name)
-        if not os.path.exists(zipped) and in_manifest(archive, zipped):  # as for predictions
-            found += [model] if in_manifest(archive, model) else []
+        if not os.path.exists(zipped) and os.path.exists(layout.manifest(archive)):
+            # As for predictions; of a format that is new to a finished archive, that it cannot be is told by its own job.
+            found += [model] if in_manifest(archive, model) or not in_manifest(archive, zipped) else []
             continue
         checkpoints.export_format.get(archive=archive, format=name)
         found += [model] if told(could_export, archive, name) else []
@@ -495,7 +496,8 @@ def missing_artifacts(wildcards):
     archive = wildcards.archive
     manifest = layout.manifest(archive)
     if archive not in NOTICED and os.path.exists(manifest):
+        # The last ones may have to wait for a checkpoint, which is no reason to overlook what the first ones lack.
         listed = (artifacts, predictions, ensemble_predictions, further_models)
-        missing = [f for files in listed for f in files(wildcards) if not os.path.exists(f)]
+        missing = any(not os.path.exists(f) for files in listed for f in files(wildcards))
         NOTICED[archive] = [stamp(archive, "lost", manifest)] if missing else []
     return NOTICED.get(archive, [])
