@@ -17,11 +17,8 @@ from .tree_edits import BIDS_EDITS, CAPS_EDITS
 
 WORKERS = 2
 RUN, MODEL = "archives/micro/training/split-0/run.zip", "archives/micro/models/model.pt"
-LATER = {
-    "split_data": {"extract_segmentation", "extract_ensemble_segmentation"},
-    "export_format": {"publish_format"},
-}
-"""Rules that Snakemake plans only when it knows what another one gave: the cases of splits, the formats that can be."""
+LATER = {"split_data": {"extract_segmentation", "extract_ensemble_segmentation"}}
+"""Rules that Snakemake plans only when it knows what another one gave: the cases of splits."""
 
 
 # ---- the table
