@@ -105,7 +105,7 @@ def test_the_pack_for_monai_label_is_a_bundle_on_its_own(packed):
     network = load(folder.name, bundle_dir=str(folder.parent), workflow_type="inference", device="cpu")
     found, wanted = network.state_dict(), torch.load(weights, weights_only=True)
     assert found.keys() == wanted.keys() and all(torch.equal(found[k], wanted[k]) for k in wanted)
-    image = next((packed.folder / "data/micro").rglob("case_009.nii.gz"))
+    image = next((packed.folder / "data/micro").glob("images*/case_009.nii.gz"))
     workflow = create_workflow(
         config_file=str(folder / "configs/inference.json"),
         meta_file=str(folder / META),
