@@ -12,8 +12,6 @@ import torch
 
 from . import layout
 from .configure import (
-    data_root_of,
-    evaluation_settings_of,
     published_checkpoint,
     read_effective,
 )
@@ -25,7 +23,7 @@ from .network import build_network, make_deterministic
 from .provenance import step
 from .run import INFO, epoch_of, finished_run, saved, weights_of
 from .standing import cases_sha256
-from .steps import cases_of, class_names, published_cases, published_torchscript, recipe_of
+from .steps import cases_of, published_cases, published_evaluation_of, published_torchscript, recipe_of
 from .testing import evaluate_published
 from .transforms import components_at_work
 from .weights import give, most_bytes, plain_weights, weights_in
@@ -48,14 +46,9 @@ def evaluate_checkpoint(archive: str, device: str, cache_dir: str) -> None:
         run = finished_run(run_zip, "checkpoints")
         _refuse_other_weights(archive, run, run_zip, checkpoint)
         members = evaluate_published(
-            evaluation_settings_of(archive, settings),
-            lambda on: published_network(archive, settings).to(on),
-            cases,
-            class_names(archive),
-            data_root_of(archive),
-            cache_dir,
-            device,
-            read_effective(archive, "predict")["predictions"],
+            **published_evaluation_of(archive, cases, cache_dir),
+            network_on=lambda on: published_network(archive, settings).to(on),
+            device=device,
         )
         says = {
             "fingerprint": fingerprint_on_disk(archive, "checkpoint evaluation"),

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from . import layout
 from .configure import (
-    evaluation_settings_of,
     published_checkpoint,
     read_effective,
     require_splits,
@@ -20,7 +19,7 @@ from .provenance import step
 from .run import INFO, finished_run, weights_of
 from .split_files import cases_unseen, read_splits, split_numbers
 from .standing import cases_sha256, member_of_ensemble
-from .steps import cases_of, class_names, data_root_of, export_options, recipe_of
+from .steps import cases_of, export_options, published_evaluation_of, recipe_of
 from .trust import is_exported_here, note_exported
 from .zips import copy_member, write_zip, zip_member
 
@@ -153,15 +152,11 @@ def evaluate_ensemble(archive: str, device: str, cache_dir: str, trusted: bool) 
         from .testing import evaluate_torchscript
 
         cases = cases_of(archive, ensemble_cases(archive))
+        path, again = layout.ensemble_ts(archive), lambda: _ensemble(archive)[ENSEMBLE_TS]
         members = evaluate_torchscript(
-            evaluation_settings_of(archive, recipe_of(archive)),
-            bytes_to_run(layout.ensemble_ts(archive), cache_dir, trusted, lambda: _ensemble(archive)[ENSEMBLE_TS]),
-            cases,
-            class_names(archive),
-            data_root_of(archive),
-            cache_dir,
-            device,
-            read_effective(archive, "predict")["predictions"],
+            **published_evaluation_of(archive, cases, cache_dir),
+            torchscript=bytes_to_run(path, cache_dir, trusted, again),
+            device=device,
         )
         says = {
             "fingerprint": fingerprint_on_disk(archive, "ensemble evaluation"),

@@ -356,6 +356,16 @@ def _evaluation_of(archive: str, cases: list[dict], cache_dir: str) -> dict:
     }
 
 
+def published_evaluation_of(archive: str, cases: list[dict], cache_dir: str) -> dict:
+    """The same of a model whose results lie in ``eval/``."""
+    given = _evaluation_of(archive, cases, cache_dir)
+    return {
+        **given,
+        "settings": evaluation_settings_of(archive, given["settings"]),
+        "keep_predictions": read_effective(archive, "predict")["predictions"],
+    }
+
+
 def _evaluate(
     job: str, processes: int, device: str, cache_dir: str, given: dict, running: Step, files=None
 ) -> dict[str, str | bytes]:
@@ -413,9 +423,7 @@ def evaluate_published(archive: str, device: str, cache_dir: str, trusted: bool,
     with step(archive, "evaluate_published", "evaluate_published", inputs, [output]) as running:
         publish = read_effective(archive, "publish")["publish"]
         cases = cases_of(archive, published_cases(archive, publish))
-        given = _evaluation_of(archive, cases, cache_dir)
-        given["settings"] = evaluation_settings_of(archive, given["settings"])
-        given["keep_predictions"] = read_effective(archive, "predict")["predictions"]
+        given = published_evaluation_of(archive, cases, cache_dir)
         model = {"model.ts": published_torchscript(archive, cache_dir, trusted)}
         members = _evaluate("score_torchscript", processes, device, cache_dir, given, running, model)
         run = finished_run(layout.run_zip(archive, publish), "checkpoints")
