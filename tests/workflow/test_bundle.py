@@ -121,7 +121,7 @@ def test_the_pack_for_monai_label_is_a_bundle_on_its_own(packed):
     ours = nibabel.load(packed.archive / "eval/case_009/case_009_seg.nii.gz")
     assert numpy.array_equal(numpy.asarray(made.dataobj), numpy.asarray(ours.dataobj))
     labels = json.loads((folder / META).read_text())["network_data_format"]["outputs"]["pred"]["channel_def"]
-    assert labels == {"0": "background", "1": "blob"}
+    assert labels == {"0": "background", "1": "ellipsoid 1"}
 
 
 def test_packs_tell_of_no_case(packed):
