@@ -123,7 +123,6 @@ def test_rules_of_the_table_of_reruns_are_the_workflows():
     elsewhere = {"extract_probabilities", "extract_predictions"}
     elsewhere |= {"evaluate_checkpoint", "compare_shape"}  # where they were asked for
     elsewhere |= {"record_conda_environment", "record_rule_environment", "copy_lock_file", "copy_starting_weights"}
-    elsewhere |= {"extract_ensemble_probabilities", "extract_ensemble_predictions"}
     assert rules - shown <= elsewhere, "a rule that no edit reruns"
 
 

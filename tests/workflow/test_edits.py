@@ -17,7 +17,7 @@ from .tree_edits import BIDS_EDITS, CAPS_EDITS
 
 WORKERS = 2
 RUN, MODEL = "archives/micro/training/split-0/run.zip", "archives/micro/models/model.pt"
-LATER = {"split_data": {"extract_segmentation", "extract_ensemble_segmentation"}}
+LATER = {"split_data": {"extract_segmentation"}}
 """Rules that Snakemake plans only when it knows what another one gave: the cases of splits."""
 
 

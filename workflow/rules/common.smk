@@ -91,7 +91,7 @@ if workflow.local_exec and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", gpus.local_limit(config.get("gpus"), DEVICE))
 
 
-EVALUATED_BY = f"({layout.CKPT})?"
+EVALUATED_BY = f"({layout.CKPT}|{layout.OF_ENSEMBLE})?"
 
 
 def processes_for(archive):

@@ -83,7 +83,8 @@ rule evaluate_checkpoint:
         "python -m armarium --log {log:q} evaluate-checkpoint {wildcards.archive:q}"
 
 
-# Cut from the evaluation of the TorchScript (eval/), or of the checkpoint (eval/ckpt/): ``by`` is the folder.
+# Cut from the evaluation of the TorchScript (eval/), the checkpoint (eval/ckpt/) or the ensemble (eval/ensemble/): ``by`` is
+# the folder.
 
 
 rule write_eval_metrics:
