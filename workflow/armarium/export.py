@@ -10,7 +10,7 @@ import math
 import re
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -70,16 +70,30 @@ def deterministic_bytes(module: torch.jit.ScriptModule, extra: dict[str, str]) -
     ``*.debug_pkl`` embed absolute paths and ``serialization_id`` is a hash over them; the rest is zipped
     again in the order torch wrote it. Tensors stay aligned to 64 bytes, which readers that map the file want.
     """
-    saved, out = io.BytesIO(), io.BytesIO()
+    saved = io.BytesIO()
     torch.jit.save(module, saved, _extra_files=extra)
+    return zipped_again(saved, _same_member)
+
+
+def _same_member(name: str, data: bytes) -> tuple[str, bytes] | None:
+    if name.endswith(".debug_pkl"):
+        return None
+    if name.endswith(".py"):
+        data = CONSTANTS.sub(lambda found: b"".join(sorted(found[0].splitlines(keepends=True))), data)
+    return f"{EXPORTED_ROOT}/{name.partition('/')[2]}", data
+
+
+def zipped_again(saved: io.BytesIO, member: Callable[[str, bytes], tuple[str, bytes] | None]) -> bytes:
+    """A file that torch has just saved, without ``serialization_id``'s hash over its process's own names.
+
+    ``member`` gives the name and the content that each member is to have, or None for one that is left out.
+    """
+    out = io.BytesIO()
     with zipfile.ZipFile(saved) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
         for name in source.namelist():
-            if name.endswith(".debug_pkl"):
-                continue
             data = b"0" * 40 if name.endswith("serialization_id") else source.read(name)
-            if name.endswith(".py"):
-                data = CONSTANTS.sub(lambda found: b"".join(sorted(found[0].splitlines(keepends=True))), data)
-            store_aligned(target, f"{EXPORTED_ROOT}/{name.partition('/')[2]}", data)
+            if (kept := member(name, data)) is not None:
+                store_aligned(target, *kept)
     return out.getvalue()
 
 

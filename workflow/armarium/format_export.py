@@ -9,14 +9,13 @@ from __future__ import annotations
 import io
 import re
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-from .export import first_output, network_input_shape, store_aligned
+from .export import first_output, network_input_shape, zipped_again
 from .faults import in_words
 from .files import json_text
 from .formats import REPORT, model_member
@@ -368,12 +367,7 @@ def pt2_by_export(network: torch.nn.Module, inputs: Inputs, extra: dict[str, str
 
 def pt2_bytes(saved: io.BytesIO) -> bytes:
     """The file zipped again without the hash over its process's own names."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
-        for name in source.namelist():
-            data = b"0" * 40 if name.endswith("serialization_id") else source.read(name)
-            store_aligned(target, name, data)
-    return out.getvalue()
+    return zipped_again(saved, lambda name, data: (name, data))
 
 
 def pt2_reader(data: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
