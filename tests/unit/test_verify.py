@@ -250,6 +250,13 @@ def test_lost_foreign_and_unfinished_files_are_told_apart(archive):
     }
 
 
+def test_what_a_client_wrote_beside_the_archive_is_named_and_is_no_fault(archive):
+    put(f"{layout.client_output(archive)}/metrics.csv")
+    assert found(archive) == {}
+    (finding,) = verify(archive, ".").findings
+    assert (finding.kind, finding.path) == ("client's output", "output")
+
+
 def test_configuration_is_for_the_user_to_restore_never_to_be_deleted(archive):
     edit(layout.archive_json(archive), publish=1)
     os.remove(layout.environment_json(archive))

@@ -131,6 +131,11 @@ KINDS = {
         "nothing to mend",
         wrong=False,
     ),
+    "client's output": Kind(
+        "written by MONAI's bundle client when it was run on the archive; no part of it",
+        "nothing to mend; keep it or delete it",
+        wrong=False,
+    ),
     "other code": Kind(
         "files made by other code than this, by rule",
         f"nothing to mend; what should be made by this code: delete it, then {LAST}",

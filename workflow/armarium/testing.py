@@ -135,7 +135,14 @@ def evaluate_torchscript(
     team: Team = ALONE,
 ) -> dict[str, str | bytes]:
     """The same of a TorchScript model, which is trusted."""
-    network_on = torchscript_from(torchscript)
     return evaluate_published(
-        settings, network_on, cases, class_names, data_root, cache_dir, device, keep_predictions, team
+        settings=settings,
+        network_on=torchscript_from(torchscript),
+        cases=cases,
+        class_names=class_names,
+        data_root=data_root,
+        cache_dir=cache_dir,
+        device=device,
+        keep_predictions=keep_predictions,
+        team=team,
     )

@@ -163,6 +163,8 @@ class _Files:
             return Finding("leftover", path)
         if path == os.path.dirname(layout.held_version("", "/x")).strip("/"):
             return Finding("held version", path)
+        if f"/{path}" == layout.client_output(""):
+            return Finding("client's output", path)
         return Finding("foreign" if name.startswith(".") else "resume state", path)
 
     def _file(self, path: str, content: Content) -> Iterator[Finding]:
