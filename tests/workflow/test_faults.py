@@ -97,6 +97,7 @@ def test_a_full_cache_is_named_with_what_to_do(built, copy, figures):
 # ---- limits
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_size_of_files_spoils_neither_the_run_nor_the_code(built, copy, figures):
     for compiled in (copy.folder / "workflow").rglob("__pycache__"):
         shutil.rmtree(compiled)

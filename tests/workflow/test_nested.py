@@ -17,6 +17,8 @@ from armarium.verify import verify
 
 from .conftest import Project, hashes, micro_config
 
+pytestmark = pytest.mark.slow
+
 CASES = [f"case_{n:03d}" for n in range(1, 9)]
 SPLITS = [
     {"train": CASES[:4], "validation": CASES[4:6], "test": CASES[6:]},

@@ -13,6 +13,8 @@ from .conftest import Project
 from .test_edits import assert_reruns
 from .tree_edits import BIDS, BIDS_EDITS, CAPS, CAPS_EDITS, HELD, SITE, TRAINED, tree_project
 
+pytestmark = pytest.mark.slow
+
 
 def built_from(folder: Path, kind: str, source: dict) -> Project:
     project = tree_project(folder, kind, source)
@@ -64,13 +66,11 @@ def test_edits_of_a_bids_dataset_rerun_exactly_what_the_table_says(built_bids, t
     assert_reruns(built_bids, {name: BIDS_EDITS[name] for name in TELLING}, tmp_path)
 
 
-@pytest.mark.slow
 def test_every_edit_of_a_bids_dataset_reruns_exactly_what_the_table_says(built_bids, tmp_path, figures):
     assert_reruns(built_bids, BIDS_EDITS, tmp_path)
     figures.add("edits that rerun exactly what the table says", len(BIDS_EDITS))
 
 
-@pytest.mark.slow
 def test_every_edit_of_a_caps_reruns_exactly_what_the_table_says(tmp_path, figures):
     project = built_from(tmp_path / "caps", "caps", CAPS)
     assert ids_of(project.archive / "training/data/data.tsv") == of(TRAINED)

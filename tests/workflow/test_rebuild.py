@@ -257,6 +257,7 @@ def test_lost_folders_come_back(built, shared, figures, together):
     )
 
 
+@pytest.mark.slow
 def test_a_lost_training_folder_is_trained_again_and_nothing_is_tested_or_exported_but_what_was_lost(
     built, tmp_path, figures
 ):

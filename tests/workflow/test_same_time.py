@@ -153,6 +153,7 @@ def test_while_one_trains_another_may_do_what_it_does_not_and_build_waits(projec
     assert waiting.wait() == 0 and (project.folder / weights).is_file() and "rule train_split" not in said
 
 
+@pytest.mark.slow
 def test_unlock_makes_sure_that_no_job_is_alive_and_nothing_else_needs_it(project, monkeypatch):
     with_package(project, monkeypatch)
     prolong(project, 100)
@@ -173,6 +174,7 @@ def test_unlock_makes_sure_that_no_job_is_alive_and_nothing_else_needs_it(projec
     assert "taking the finished run" in told_by(start(project, RUNS[0]))
 
 
+@pytest.mark.slow
 def test_a_killed_group_leaves_no_lock_and_status_says_how_far_it_came(project, monkeypatch):
     with_package(project, monkeypatch)
     prolong(project, 100)

@@ -31,7 +31,7 @@ def test_a_bare_call_reads_the_default_profile(built):
     assert "rerun-incomplete: true" in settings and "scheduler: greedy" in settings
 
 
-@pytest.mark.parametrize(("gpus", "side_by_side"), [(1, False), (2, True)])
+@pytest.mark.parametrize(("gpus", "side_by_side"), [pytest.param(1, False, marks=pytest.mark.slow), (2, True)])
 def test_no_more_trainings_at_once_than_gpus(tmp_path, monkeypatch, gpus, side_by_side):
     project = Project.fresh(tmp_path / "project")
     config = micro_config()

@@ -119,7 +119,11 @@ def a_chain_of_kills(
     return kills
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "signum",
+    [signal.SIGKILL, *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGTERM, signal.SIGINT))],
+    ids=lambda s: s.name,
+)
 def test_a_killed_trainer_resumes_after_its_last_saved_epoch(undisturbed, tmp_path, signum):
     project = killable(tmp_path / "project")
     running = start(project, "--", RUN)
