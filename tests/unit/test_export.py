@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,25 +80,29 @@ test_export.exported(pathlib.Path.cwd(), given)
 """
 
 
-def test_other_processes_write_the_same_bytes(tmp_path):
-    """Another folder, hash seed, locale, home and temporary folder."""
-    model = settings()["model"]
-    model["args"].update(num_res_units=1, norm="batch", dropout=0.1)
-    here, there, temporary = (tmp_path / name for name in ("here", "a folder elsewhere", "temporary files"))
-    for folder in (here, there, temporary):
-        folder.mkdir()
+def exported_elsewhere(folder: Path, model: dict, **environment: str) -> bytes:
+    """exports.zip of a process of its own: TorchScript's names tell what a process scripted before."""
+    folder.mkdir()
     path = [str(REPO / "tests/unit"), str(REPO / "workflow")]
-    bare = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "TMPDIR": str(temporary), "LC_ALL": "C"}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ELSEWHERE.format(path=path, model=model)],
-        cwd=there,
-        env={**bare, "PYTHONHASHSEED": "1234", "USER": "other"},
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", **environment},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    exported(here, settings(model=model))
-    assert (here / "exports.zip").read_bytes() == (there / "exports.zip").read_bytes()
+    return (folder / "exports.zip").read_bytes()
+
+
+def test_other_processes_write_the_same_bytes(tmp_path):
+    """Another folder, hash seed, locale, home and temporary folder."""
+    model = settings()["model"]
+    model["args"].update(num_res_units=1, norm="batch", dropout=0.1)
+    (temporary := tmp_path / "temporary files").mkdir()
+    other = {"HOME": "/nonexistent", "TMPDIR": str(temporary), "LC_ALL": "C", "PYTHONHASHSEED": "1234", "USER": "other"}
+    here = exported_elsewhere(tmp_path / "here", model, HOME=str(tmp_path), PYTHONHASHSEED="0")
+    assert here == exported_elsewhere(tmp_path / "a folder elsewhere", model, **other)
 
 
 def test_every_checkpoint_is_exported_with_its_parity(tmp_path):
