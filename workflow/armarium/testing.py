@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -123,26 +124,6 @@ def evaluate_published(
     return members
 
 
-def evaluate_torchscript(
-    settings: dict,
-    torchscript: bytes,
-    cases: list[dict],
-    class_names: dict[int, str],
-    data_root: str,
-    cache_dir: str,
-    device: str,
-    keep_predictions: bool,
-    team: Team = ALONE,
-) -> dict[str, str | bytes]:
-    """The same of a TorchScript model, which is trusted."""
-    return evaluate_published(
-        settings=settings,
-        network_on=torchscript_from(torchscript),
-        cases=cases,
-        class_names=class_names,
-        data_root=data_root,
-        cache_dir=cache_dir,
-        device=device,
-        keep_predictions=keep_predictions,
-        team=team,
-    )
+def evaluate_torchscript(torchscript: bytes, **evaluation: Any) -> dict[str, str | bytes]:
+    """The same of a TorchScript model, which is trusted; the rest is what :func:`evaluate_published` takes."""
+    return evaluate_published(network_on=torchscript_from(torchscript), **evaluation)
