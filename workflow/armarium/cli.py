@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import json
 import os
@@ -479,6 +481,7 @@ def main() -> None:
     """Run a command; a user's mistake ends it with one message and status 1."""
     # Snakemake stops jobs with SIGTERM; as an exception it runs the clean-ups of open writes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    atexit.register(gc.freeze)  # else the interpreter's last collection of torch and monai takes a second or two
     try:
         cli(prog_name="armarium")
     except Exception as error:

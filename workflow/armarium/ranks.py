@@ -5,7 +5,9 @@ FOLDER has the job; the first process leaves the outcome there, one that fails i
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -68,6 +70,7 @@ def _work(folder: Path) -> None:
 def main() -> None:
     end_with(int(os.environ[AGENT]))
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as SIGTERM: at once, also while waiting for the others
+    atexit.register(gc.freeze)  # as in the CLI
     folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
     if rank == 0:
         _tell_as_agent()
