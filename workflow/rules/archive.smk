@@ -11,6 +11,8 @@ for what, (path, *parts) in ROOT_CONFIGS.items():
             path,
         log:
             layout.log("{archive}", f"write_{what}"),
+        group:
+            DESCRIBED
         conda:
             "../../envs/data.yaml"
         params:
@@ -24,6 +26,8 @@ rule record_environment:
         layout.environment_files("{archive}"),
     log:
         layout.log("{archive}", "record_environment"),
+    group:
+        DESCRIBED
     conda:
         "../../envs/torch.yaml"
     shell:
@@ -37,6 +41,8 @@ rule record_conda_environment:
         layout.environment_files("{archive}", layout.CONDA_ENVIRONMENT),
     log:
         layout.log("{archive}", "record_conda_environment"),
+    group:
+        DESCRIBED
     conda:
         "../../envs/torch.yaml"
     shell:
@@ -54,6 +60,8 @@ rule record_rule_environment:
         layout.log("{archive}", "record_rule_environment_{environment}"),
     wildcard_constraints:
         environment="|".join(layout.OTHER_ENVIRONMENTS),
+    group:
+        DESCRIBED
     conda:
         "../../envs/{environment}.yaml"
     shell:
@@ -69,6 +77,8 @@ rule copy_lock_file:
         layout.log("{archive}", "copy_lock_file_{lock}"),
     wildcard_constraints:
         lock=LOCK,
+    group:
+        DESCRIBED
     conda:
         "../../envs/data.yaml"
     shell:
@@ -83,6 +93,8 @@ rule write_summary:
         layout.summary_log("{archive}"),
     log:
         layout.log("{archive}", "write_summary"),
+    group:
+        FINISHED
     conda:
         "../../envs/data.yaml"
     shell:
@@ -99,6 +111,8 @@ rule write_command:
         layout.log("{archive}", "write_command_{command}"),
     wildcard_constraints:
         command="|".join(layout.COMMANDS),
+    group:
+        DESCRIBED
     conda:
         "../../envs/data.yaml"
     shell:
@@ -110,6 +124,8 @@ rule write_log_config:
         layout.log_config("{archive}"),
     log:
         layout.log("{archive}", "write_log_config"),
+    group:
+        DESCRIBED
     conda:
         "../../envs/data.yaml"
     shell:
@@ -135,6 +151,8 @@ rule write_doc:
         layout.log("{archive}", "write_doc_{doc}"),
     wildcard_constraints:
         doc="|".join(layout.DOCS),
+    group:
+        FINISHED
     conda:
         "../../envs/data.yaml"
     shell:
@@ -149,6 +167,8 @@ rule write_licence:
         layout.licence("{archive}"),
     log:
         layout.log("{archive}", "write_licence"),
+    group:
+        DESCRIBED
     conda:
         "../../envs/data.yaml"
     shell:
@@ -168,6 +188,8 @@ rule write_bundle_config:
         layout.log("{archive}", "write_bundle_config_{name}"),
     wildcard_constraints:
         name="|".join(layout.BUNDLE_CONFIGS),
+    group:
+        DESCRIBED
     conda:
         "../../envs/data.yaml"
     shell:
@@ -179,6 +201,8 @@ rule copy_workflow:
         layout.workflow_copy("{archive}"),
     log:
         layout.log("{archive}", "copy_workflow"),
+    group:
+        DESCRIBED
     conda:
         "../../envs/data.yaml"
     shell:
@@ -197,6 +221,8 @@ rule write_manifest:
         layout.manifest("{archive}"),
     log:
         layout.log("{archive}", "write_manifest"),
+    group:
+        FINISHED
     conda:
         "../../envs/data.yaml"
     message:

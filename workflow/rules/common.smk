@@ -91,6 +91,30 @@ if workflow.local_exec and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", gpus.local_limit(config.get("gpus"), DEVICE))
 
 
+def bundled(stage, *parts):
+    """Which of a cluster's jobs a light rule's jobs go into: one for a stage of an archive, or of a split.
+
+    No job outside may stand between two inside. The stage is what a profile's group-components name.
+    """
+    if not workflow.is_main_process:
+        return None
+
+    def group(wildcards):
+        where = hashlib.sha256(wildcards.archive.encode()).hexdigest()[
+            :8
+        ]  # a path's separators may be in no job's name
+        name = "-".join([stage, os.path.basename(wildcards.archive), where, *(wildcards[part] for part in parts)])
+        workflow.parent_groupids[name] = stage
+        return name
+
+    return group
+
+
+DESCRIBED = bundled("described")
+CUT = bundled("cut", "split")
+PUBLISHED = bundled("published")
+FINISHED = bundled("finished")
+
 EVALUATED_BY = f"({layout.CKPT}|{layout.OF_ENSEMBLE})?"
 
 

@@ -75,6 +75,8 @@ rule write_datalist:
         layout.datalist("{archive}", "{split}"),
     log:
         layout.log("{archive}", "write_datalist_{split}"),
+    group:
+        DESCRIBED
     conda:
         "../../envs/data.yaml"
     shell:
@@ -88,6 +90,8 @@ rule write_training_data:
         layout.training_data_tsv("{archive}"),
     log:
         layout.log("{archive}", "write_training_data"),
+    group:
+        DESCRIBED
     conda:
         "../../envs/data.yaml"
     shell:
@@ -103,6 +107,8 @@ rule write_side_data:
         layout.side_data("{archive}", "{side}", "{split}"),
     log:
         layout.log("{archive}", "write_side_data_{side}_{split}"),
+    group:
+        DESCRIBED
     conda:
         "../../envs/data.yaml"
     shell:
@@ -118,6 +124,8 @@ rule write_group_data:
         layout.group_data("{archive}", "{group}"),
     log:
         layout.log("{archive}", "write_group_data_{group}"),
+    group:
+        DESCRIBED
     conda:
         "../../envs/data.yaml"
     shell:

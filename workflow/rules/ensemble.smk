@@ -27,6 +27,8 @@ rule publish_ensemble:
         layout.ensemble_ts("{archive}"),
     log:
         layout.log("{archive}", "publish_ensemble"),
+    group:
+        PUBLISHED
     conda:
         "../../envs/data.yaml"
     shell:

@@ -37,6 +37,8 @@ rule write_results:
         layout.result_computational(layout.result_dir("{archive}", "{group}", "{split}", "{checkpoint}")),
     log:
         layout.log("{archive}", "write_results_{group}_{split}_{checkpoint}"),
+    group:
+        CUT
     conda:
         "../../envs/data.yaml"
     shell:
@@ -96,6 +98,8 @@ rule write_eval_metrics:
         layout.log("{archive}", "{by}write_eval_metrics"),
     wildcard_constraints:
         by=EVALUATED_BY,
+    group:
+        FINISHED
     conda:
         "../../envs/data.yaml"
     shell:
@@ -115,6 +119,8 @@ rule write_eval_dice:
         layout.log("{archive}", "{by}write_eval_dice"),
     wildcard_constraints:
         by=EVALUATED_BY,
+    group:
+        FINISHED
     conda:
         "../../envs/data.yaml"
     shell:
@@ -130,6 +136,8 @@ rule extract_segmentation:
         layout.log("{archive}", "{by}extract_segmentation_{case}"),
     wildcard_constraints:
         by=EVALUATED_BY,
+    group:
+        FINISHED
     conda:
         "../../envs/data.yaml"
     shell:
@@ -145,6 +153,8 @@ rule extract_probabilities:
         layout.log("{archive}", "{by}extract_probabilities"),
     wildcard_constraints:
         by=EVALUATED_BY,
+    group:
+        FINISHED
     conda:
         "../../envs/data.yaml"
     shell:
@@ -160,6 +170,8 @@ rule extract_predictions:
         layout.log("{archive}", "{by}extract_predictions"),
     wildcard_constraints:
         by=EVALUATED_BY,
+    group:
+        FINISHED
     conda:
         "../../envs/data.yaml"
     shell:

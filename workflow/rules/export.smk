@@ -33,6 +33,8 @@ rule extract_torchscript:
         layout.checkpoint_ts(layout.checkpoint_kind_dir("{archive}", "{split}", "{kind}")),
     log:
         layout.log("{archive}", "extract_torchscript_{split}_{kind}"),
+    group:
+        CUT
     conda:
         "../../envs/data.yaml"
     params:
@@ -51,6 +53,8 @@ rule publish_torchscript:
         layout.published_ts("{archive}"),
     log:
         layout.log("{archive}", "publish_torchscript"),
+    group:
+        PUBLISHED
     conda:
         "../../envs/data.yaml"
     params:
@@ -69,6 +73,8 @@ rule publish_weights:
         layout.published_model("{archive}"),
     log:
         layout.log("{archive}", "publish_weights"),
+    group:
+        PUBLISHED
     conda:
         "../../envs/torch.yaml"
     shell:
@@ -85,6 +91,8 @@ rule publish_final_weights:
         layout.published_final("{archive}"),
     log:
         layout.log("{archive}", "publish_final_weights"),
+    group:
+        PUBLISHED
     conda:
         "../../envs/torch.yaml"
     shell:
@@ -101,6 +109,8 @@ rule publish_events:
         layout.published_events("{archive}"),
     log:
         layout.log("{archive}", "publish_events"),
+    group:
+        PUBLISHED
     conda:
         "../../envs/data.yaml"
     shell:
@@ -117,6 +127,8 @@ rule publish_train_stats:
         layout.train_stats("{archive}"),
     log:
         layout.log("{archive}", "publish_train_stats"),
+    group:
+        PUBLISHED
     conda:
         "../../envs/data.yaml"
     shell:

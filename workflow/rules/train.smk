@@ -12,6 +12,8 @@ rule check_recipe:
         layout.nn_summary("{archive}"),
     log:
         layout.log("{archive}", "check_recipe"),
+    group:
+        DESCRIBED
     conda:
         "../../envs/torch.yaml"
     resources:
@@ -54,6 +56,8 @@ rule select_checkpoint:
         layout.checkpoint_pt(layout.checkpoint_kind_dir("{archive}", "{split}", "{kind}")),
     log:
         layout.log("{archive}", "select_checkpoint_{split}_{kind}"),
+    group:
+        CUT
     conda:
         "../../envs/data.yaml"
     shell:
@@ -71,6 +75,8 @@ rule select_tables:
         layout.checkpoint_tables(layout.checkpoint_kind_dir("{archive}", "{split}", "{kind}")),
     log:
         layout.log("{archive}", "select_tables_{split}_{kind}"),
+    group:
+        CUT
     conda:
         "../../envs/data.yaml"
     shell:
@@ -89,6 +95,8 @@ rule copy_logs:
         layout.history_tables("{archive}", "{split}"),
     log:
         layout.log("{archive}", "copy_logs_{split}"),
+    group:
+        CUT
     conda:
         "../../envs/data.yaml"
     shell:
@@ -106,6 +114,8 @@ rule copy_learning_rates:
         layout.learning_rates("{archive}", "{split}", "{optimizer}"),
     log:
         layout.log("{archive}", "copy_learning_rates_{split}_{optimizer}"),
+    group:
+        CUT
     conda:
         "../../envs/data.yaml"
     shell:
@@ -124,6 +134,8 @@ rule copy_starting_weights:
         layout.starting_weights("{archive}", "{split}"),
     log:
         layout.log("{archive}", "copy_starting_weights_{split}"),
+    group:
+        CUT
     conda:
         "../../envs/data.yaml"
     shell:
