@@ -172,6 +172,10 @@ class Run:
     def _plan_alone(self) -> IO[str]:
         return locked_file(self.folder.parent / "planning.lock")
 
+    def is_alone(self) -> bool:
+        """Whether no other Snakemake is at work here."""
+        return not any(p.kind == SNAKEMAKE for p in at_work())
+
     def others_at(self, folder: str) -> list[Process]:
         """Other Snakemakes that make files below ``folder``."""
         below = f"{os.path.abspath(folder)}/"

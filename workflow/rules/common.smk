@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import armarium  # Snakemake puts the folder of an included Snakefile on the path
-from armarium import gpus, layout
+from armarium import gpus, layout, slurm
 from armarium.calling import SAME_DATA
 from armarium.config import archive_section, check
 from armarium.configure import Globals, configure, require_splits
@@ -166,7 +166,18 @@ def this_run():
     """This Snakemake beside others; from here to its first job it alone plans."""
     run = Run()
     atexit.register(run.end)
+    if run.is_alone():
+        LEFT_TRAINING.update(told(slurm.take_over))
     return run
+
+
+LEFT_TRAINING = {}
+"""Slurm's numbers of trainings that a Snakemake which is gone left running, by their comments."""
+
+
+def after_what_trains(wildcards):
+    """Slurm's option for a training that is to wait, outside the queue's devices, for one of the same split."""
+    return told(slurm.dependency, LEFT_TRAINING.get(slurm.training_comment(wildcards.archive, wildcards.split)))
 
 
 def claim_files():
@@ -175,6 +186,9 @@ def claim_files():
     refuse_fewer_gpus(jobs)
     this_run().start((f for job in jobs for f in job.output), (f for job in jobs for f in job.input))
     hold_last_versions(jobs)
+    if workflow.executor_plugin.name == "slurm":
+        slurm.submits_from(workflow.workdir_init)
+        atexit.register(in_folder, os.getcwd(), slurm.submits_no_more)
 
 
 def hold_last_versions(jobs):

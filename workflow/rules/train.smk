@@ -39,6 +39,7 @@ rule train_split:
         gpu=lambda wildcards: processes_for(wildcards.archive),
         mem_mb=lambda wildcards: 8000 * processes_for(wildcards.archive),
         runtime=1440,
+        slurm_extra=after_what_trains,
     message:
         "{wildcards.archive}: training split {wildcards.split}"
     shell:

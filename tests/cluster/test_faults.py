@@ -1,0 +1,102 @@
+"""What befalls a training on a cluster: it goes on after its last epoch, and ends with the bytes of one that nothing befell."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+
+import pytest
+
+from ..workflow.conftest import Project, zip_hashes
+from .conftest import TRAININGS, OnSlurm, eventually
+
+
+def same(project: Project, expected: Project) -> None:
+    for training in TRAININGS:
+        assert zip_hashes(project.folder / training) == zip_hashes(expected.folder / training)
+
+
+def logs(project: OnSlurm, split: int) -> list[str]:
+    """What each of Slurm's jobs said that were to train a split, in their order."""
+    found = (project.folder / f"logs/slurm/rule_train_split/archives_micro_{split}").glob("*.log")
+    return [path.read_text() for path in sorted(found, key=lambda path: int(path.stem))]
+
+
+def resumed(project: OnSlurm, split: int) -> bool:
+    return any(f"split {split}: resuming after epoch" in log for log in logs(project, split))
+
+
+def trainers(project: OnSlurm, split: int) -> int:
+    """How many jobs trained an epoch of a split."""
+    return sum(bool(re.search(r"epoch \d+/", log)) for log in logs(project, split))
+
+
+def both_train(slurm, project: OnSlurm) -> bool:
+    return all(slurm.training(k) and project.trained(k) for k in (0, 1))
+
+
+def test_a_controller_that_restarts_and_a_cancelled_training(slurm, on_slurm, trained_here):
+    run = on_slurm.started("--", *TRAININGS)
+    eventually(lambda: both_train(slurm, on_slurm))
+    slurm.kill_controller()
+    time.sleep(3)
+    slurm.start_what_is_down()
+    slurm.cancel(slurm.training(0))
+    assert run.wait() == 0, on_slurm.said
+    same(on_slurm, trained_here)
+    assert resumed(on_slurm, 0) and trainers(on_slurm, 1) == 1
+
+
+def test_a_killed_snakemake_called_again_waits_for_what_trains(slurm, on_slurm, trained_here):
+    run = on_slurm.started("--", *TRAININGS)
+    eventually(lambda: both_train(slurm, on_slurm))
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    left = [slurm.training(k) for k in (0, 1)]
+    again = on_slurm.started("--", *TRAININGS)
+    assert again.wait() == 0, on_slurm.said
+    for number in left:
+        assert f"goes on by itself, and is waited for: Slurm job {number}, running" in on_slurm.said
+    same(on_slurm, trained_here)
+    assert trainers(on_slurm, 0) == trainers(on_slurm, 1) == 1
+    assert on_slurm.planned("--", *TRAININGS) == {}
+
+
+def test_what_a_killed_snakemake_left_waiting_is_taken_back(slurm, on_slurm, trained_here):
+    blocker = slurm.hold_a_gpu()
+    try:
+        run = on_slurm.started("--", *TRAININGS)
+        eventually(lambda: slurm.training(0) or slurm.training(1), why="one of them trains")
+        waiting = eventually(lambda: [number for number, (state, _) in slurm.queue().items() if state == "PENDING"])
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+        again = on_slurm.started("--", *TRAININGS)
+        eventually(lambda: f"Slurm job {waiting[0]}, pending" in on_slurm.said)
+    finally:
+        slurm.cancel(blocker)
+    assert again.wait() == 0, on_slurm.said
+    same(on_slurm, trained_here)
+    assert trainers(on_slurm, 0) == trainers(on_slurm, 1) == 1
+
+
+@pytest.mark.slow
+def test_a_training_over_its_time_limit_goes_on(slurm, on_slurm):
+    more = ["--set-resources", "train_split:runtime=1", "--config", "set={epochs: 1500}"]
+    assert on_slurm.started(*more, "--", TRAININGS[0]).wait() == 0, on_slurm.said
+    assert "TIMEOUT" in on_slurm.said and resumed(on_slurm, 0)
+
+
+@pytest.mark.slow
+def test_a_node_that_dies(slurm, on_slurm, trained_here):
+    run = on_slurm.started("--", *TRAININGS)
+    eventually(lambda: both_train(slurm, on_slurm))
+    node = slurm.known(slurm.training(0))["NodeList"]
+    slurm.kill_node(node)
+    try:
+        assert run.wait() == 0, on_slurm.said
+    finally:
+        slurm.start_what_is_down()
+    same(on_slurm, trained_here)
+    assert resumed(on_slurm, 0)
