@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 # The version that was tested; any newer torch that suits your GPU does too: make demo TORCH=torch
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-clinicadl test-conda prove lint hippocampus adrenal clean
+.PHONY: demo test test-clinicadl test-cluster test-conda prove lint hippocampus adrenal clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Armarium needs Python 3.11 or newer; say which: make demo PYTHON=python3.11")'
@@ -24,6 +24,11 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile
+
+# With a real Slurm, started here (root, Debian): make test-cluster SLURM_TOOLS=folder with slurm-up.sh and slurm-down.sh.
+# ALL=1 and REQUIRE_CLUSTER=1 as below.
+test-cluster: $(READY)
+	$(if $(SLURM_TOOLS),SLURM_TOOLS=$(SLURM_TOOLS)) $(BIN)/python -m pytest -ra --durations=5 $(if $(ALL),-m "") tests/cluster
 
 # With a real conda and a channel made here: make test-conda CONDA_TOOLS=folder with install_conda.sh and make_channel.py
 test-conda: $(READY)
