@@ -10,7 +10,7 @@ import time
 import pytest
 
 from ..workflow.conftest import Project, zip_hashes
-from .conftest import TRAININGS, OnSlurm, eventually
+from .conftest import TRAININGS, OnSlurm, eventually, two_splits
 
 
 def same(project: Project, expected: Project) -> None:
@@ -83,8 +83,9 @@ def test_what_a_killed_snakemake_left_waiting_is_taken_back(slurm, on_slurm, tra
 
 @pytest.mark.slow
 def test_a_training_over_its_time_limit_goes_on(slurm, on_slurm):
-    more = ["--set-resources", "train_split:runtime=1", "--config", "set={epochs: 1500}"]
-    assert on_slurm.started(*more, "--", TRAININGS[0]).wait() == 0, on_slurm.said
+    on_slurm.configure(two_splits(1000))
+    run = on_slurm.started("--set-resources", "train_split:runtime=1", "--retries", "20", "--", TRAININGS[0])
+    assert run.wait() == 0, on_slurm.said
     assert "TIMEOUT" in on_slurm.said and resumed(on_slurm, 0)
 
 

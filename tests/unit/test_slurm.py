@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from armarium import slurm
 from armarium.errors import UserError
 
