@@ -37,33 +37,37 @@ def both_train(slurm, project: OnSlurm) -> bool:
     return all(slurm.training(k) and project.trained(k) for k in (0, 1))
 
 
-def test_a_controller_that_restarts_and_a_cancelled_training(slurm, on_slurm, trained_here):
+def test_a_cancelled_training_and_then_a_killed_snakemake(slurm, on_slurm, trained_here):
+    """Called again, Snakemake waits for what trains, and trains nothing a second time."""
     run = on_slurm.started("--", *TRAININGS)
     eventually(lambda: both_train(slurm, on_slurm))
-    slurm.kill_controller()
-    time.sleep(3)
-    slurm.start_what_is_down()
-    slurm.cancel(slurm.training(0))
-    assert run.wait() == 0, on_slurm.said
-    same(on_slurm, trained_here)
-    assert resumed(on_slurm, 0) and trainers(on_slurm, 1) == 1
-
-
-def test_a_killed_snakemake_called_again_waits_for_what_trains(slurm, on_slurm, trained_here):
-    run = on_slurm.started("--", *TRAININGS)
-    eventually(lambda: both_train(slurm, on_slurm))
+    first = slurm.training(0)
+    slurm.cancel(first)
+    eventually(lambda: slurm.training(0) not in (None, first) and resumed(on_slurm, 0), why="it trains again")
+    left = [number for k in (0, 1) if (number := slurm.training(k))]
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
-    left = [slurm.training(k) for k in (0, 1)]
-    again = on_slurm.started("--", *TRAININGS)
-    assert again.wait() == 0, on_slurm.said
+    assert on_slurm.started("--", *TRAININGS).wait() == 0, on_slurm.said
     for number in left:
         assert f"goes on by itself, and is waited for: Slurm job {number}, running" in on_slurm.said
     same(on_slurm, trained_here)
-    assert trainers(on_slurm, 0) == trainers(on_slurm, 1) == 1
+    assert (trainers(on_slurm, 0), trainers(on_slurm, 1)) == (2, 1)
     assert on_slurm.planned("--", *TRAININGS) == {}
 
 
+@pytest.mark.slow
+def test_a_controller_that_restarts(slurm, on_slurm, trained_here):
+    run = on_slurm.started("--", *TRAININGS)
+    eventually(lambda: both_train(slurm, on_slurm))
+    slurm.kill_controller()
+    time.sleep(40)
+    slurm.start_what_is_down()
+    assert run.wait() == 0, on_slurm.said
+    same(on_slurm, trained_here)
+    assert trainers(on_slurm, 0) == trainers(on_slurm, 1) == 1
+
+
+@pytest.mark.slow
 def test_what_a_killed_snakemake_left_waiting_is_taken_back(slurm, on_slurm, trained_here):
     blocker = slurm.hold_a_gpu()
     try:
