@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
+
+from tests.stand_in_gpus import StandInGpus
 
 from .conftest import Project, micro_config
 
 
-def fake_driver(folder, gpus: int) -> str:
-    """A folder whose nvidia-smi lists that many GPUs."""
-    folder.mkdir()
-    script = folder / "nvidia-smi"
-    script.write_text("#!/bin/sh\n" + "".join(f"echo 'GPU {i}: Test (UUID: GPU-{i})'\n" for i in range(gpus)))
-    script.chmod(0o755)
-    return str(folder)
-
-
-def spans(project: Project) -> list[tuple[str, str]]:
-    """Start and end of both trainings."""
-    texts = [(project.archive / f"provenance/train_split-{k}.json").read_text() for k in (0, 1)]
+def spans(project: Project, splits: int) -> list[tuple[str, str]]:
+    """Start and end of the trainings."""
+    texts = [(project.archive / f"provenance/train_split-{k}.json").read_text() for k in range(splits)]
     return [(s["start"], s["end"]) for s in map(json.loads, texts)]
+
+
+def runs(splits: int) -> list[str]:
+    return [f"archives/micro/training/split-{k}/run.zip" for k in range(splits)]
 
 
 def test_a_bare_call_reads_the_default_profile(built):
@@ -31,17 +32,81 @@ def test_a_bare_call_reads_the_default_profile(built):
     assert "rerun-incomplete: true" in settings and "scheduler: greedy" in settings
 
 
+def project_with_gpus(folder: Path, monkeypatch, gpus: int, splits: int = 2, **keys) -> tuple[Project, StandInGpus]:
+    """The micro archive's project on a machine with stand-in GPUs; it trains on the CPU, in turn for a GPU."""
+    project, machine = Project.fresh(folder / "project"), StandInGpus(folder / "bin", gpus)
+    config = micro_config() | keys
+    config["archives"]["micro"]["set"]["epochs"] = 30
+    config["archives"]["micro"]["splits"] = {"method": "kfold", "n_splits": splits}
+    project.configure(config)
+    path = f"{machine.folder}:/usr/local/bin:/usr/bin:/bin"
+    monkeypatch.setattr(Project, "environment", {"PATH": path, "HOME": str(folder)})
+    return project, machine
+
+
+def gpus_of(project: Project, splits: int) -> list[str]:
+    """Which GPU each split's training says it was on."""
+    logs = ((project.folder / f"logs/archives/micro/train_split_{k}.log").read_text() for k in range(splits))
+    return [re.search(r"^armarium: on (GPU \d+) \(Test\)$", log, re.M)[1] for log in logs]
+
+
+def most_at_once(spans: list[tuple[str, str]]) -> int:
+    """How many spans of time have an instant in common, at most."""
+    return max(sum(start <= begin < end for start, end in spans) for begin, _ in spans)
+
+
 @pytest.mark.parametrize(("gpus", "side_by_side"), [pytest.param(1, False, marks=pytest.mark.slow), (2, True)])
 def test_no_more_trainings_at_once_than_gpus(tmp_path, monkeypatch, gpus, side_by_side):
-    project = Project.fresh(tmp_path / "project")
-    config = micro_config()
-    config["archives"]["micro"]["set"]["epochs"] = 30
-    config["archives"]["micro"]["splits"] = {"method": "kfold", "n_splits": 2}
-    project.configure(config)
-    drivers = fake_driver(tmp_path / "bin", gpus)
-    monkeypatch.setattr(
-        Project, "environment", {"PATH": f"{drivers}:/usr/local/bin:/usr/bin:/bin", "HOME": str(tmp_path)}
-    )
-    project.snakemake("--", *(f"archives/micro/training/split-{k}/run.zip" for k in (0, 1)))
-    first, second = sorted(spans(project))
+    project, _ = project_with_gpus(tmp_path, monkeypatch, gpus)
+    project.snakemake("--", *runs(2))
+    first, second = sorted(spans(project, 2))
     assert (second[0] < first[1]) == side_by_side
+    assert len(set(gpus_of(project, 2))) == gpus
+    log = project.folder / "logs/archives/micro/train_split_0.log"
+    assert "sees no GPU, so this computes on the CPU" in log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("gpus", "trainings", "at_once"), [(2, 1, 2), (1, 2, 2)])
+def test_five_splits_take_the_gpus_in_turn(tmp_path, monkeypatch, gpus, trainings, at_once):
+    project, _ = project_with_gpus(tmp_path, monkeypatch, gpus, 5, trainings_per_gpu=trainings)
+    project.snakemake("--cores", "5", "--", *runs(5))
+    assert most_at_once(spans(project, 5)) == at_once
+    assert set(gpus_of(project, 5)) == {f"GPU {n}" for n in range(gpus)}
+
+
+@pytest.mark.slow
+def test_a_build_waits_for_the_gpu_that_another_program_fills(tmp_path, monkeypatch):
+    project, machine = project_with_gpus(tmp_path, monkeypatch, 1)
+    machine.fill((0, 4242, 40000, "another"))
+    log = project.folder / "logs/archives/micro/train_split_0.log"
+    with subprocess.Popen(project.command("--", *runs(1)), cwd=project.folder, env=project.environment) as building:
+        try:
+            for _ in range(600):
+                if log.exists() and "waiting for a GPU" in log.read_text():
+                    break
+                time.sleep(0.1)
+            machine.fill()
+            assert building.wait(120) == 0
+        finally:
+            building.kill()
+    told = log.read_text()
+    assert "GPU 0 (Test): 40000 of 40960 MiB filled by process 4242 (another, 40000 MiB)" in told
+    assert told.index("waiting for a GPU") < told.index("armarium: on GPU 0 (Test)")
+
+
+@pytest.mark.slow
+def test_five_splits_on_two_gpus_against_one(tmp_path, monkeypatch, figures):
+    """Trained on the CPU, so a GPU stands for a core: on fewer than two idle cores the ratio says little."""
+    seconds = {}
+    for gpus in (1, 2):
+        folder = tmp_path / str(gpus)
+        folder.mkdir()
+        project, _ = project_with_gpus(folder, monkeypatch, gpus, 5)
+        project.snakemake("--until", "split_data", "check_recipe")
+        started = time.monotonic()
+        project.snakemake("--cores", "5", "--", *runs(5))
+        seconds[gpus] = time.monotonic() - started
+        figures.add(f"5 splits on {gpus} stand-in GPU{'s' * (gpus > 1)}, s", round(seconds[gpus], 1))
+        assert most_at_once(spans(project, 5)) == gpus
+    figures.add("5 splits on 2 stand-in GPUs against 1, ratio", round(seconds[2] / seconds[1], 3))
