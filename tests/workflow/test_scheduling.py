@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -110,3 +112,45 @@ def test_five_splits_on_two_gpus_against_one(tmp_path, monkeypatch, figures):
         figures.add(f"5 splits on {gpus} stand-in GPU{'s' * (gpus > 1)}, s", round(seconds[gpus], 1))
         assert most_at_once(spans(project, 5)) == gpus
     figures.add("5 splits on 2 stand-in GPUs against 1, ratio", round(seconds[2] / seconds[1], 3))
+
+
+QSUB = """#!/bin/sh
+for job; do :; done
+echo "$*" >> "$SPOOL/asked"
+number=$(wc -l < "$SPOOL/asked")
+echo R > "$SPOOL/$number"
+(sh "$job" > /dev/null 2>&1; echo $? > "$SPOOL/$number.new"; mv "$SPOOL/$number.new" "$SPOOL/$number") > /dev/null 2>&1 &
+echo "$number.pbs"
+"""
+QSTAT = """#!/bin/sh
+for job; do :; done
+state=$(cat "$SPOOL/${job%.pbs}")
+case $state in
+    R) echo "    job_state = R" ;;
+    *) echo "    job_state = F"; echo "    Exit_status = $state" ;;
+esac
+"""
+
+
+@pytest.mark.slow
+def test_pbs_runs_the_jobs_by_its_profile(tmp_path, monkeypatch):
+    """With stand-ins for qsub and qstat that run a job at once."""
+    module = "snakemake_executor_plugin_cluster_generic"
+    if (spec := importlib.util.find_spec(module)) is None:
+        pytest.skip("no snakemake-executor-plugin-cluster-generic is installed")
+    project = Project.fresh(tmp_path / "project")
+    tools, spool = tmp_path / "bin", tmp_path / "spool"
+    for folder in (tools, spool):
+        folder.mkdir()
+    for name, text in (("qsub", QSUB), ("qstat", QSTAT)):
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    plugins = str(Path(spec.origin).parents[1])
+    environment = {"PATH": f"{tools}:/usr/local/bin:/usr/bin:/bin", "HOME": str(tmp_path), "SPOOL": str(spool)}
+    monkeypatch.setattr(Project, "environment", environment | {"PYTHONPATH": plugins})
+    monkeypatch.setattr(Project, "command", lambda self, *args: [sys.executable, "-m", "snakemake", *args])
+    project.snakemake("--profile", "profiles/pbs", "--latency-wait", "5", "--", *runs(1))
+    asked = (spool / "asked").read_text().splitlines()
+    assert sum("-q gpuq -l select=1:ncpus=1:mem=8000mb:ngpus=1 -l walltime=86400 " in line for line in asked) == 1
+    assert sum("-q workq -l select=1:ncpus=1:mem=2000mb:ngpus=0 " in line for line in asked) >= 2
+    assert (project.archive / "training/split-0/run.zip").is_file()
