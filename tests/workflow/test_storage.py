@@ -13,8 +13,6 @@ import pytest
 
 from .conftest import Project, hashes
 
-SNAKEFILE = "workflow/storage/Snakefile"
-
 
 @pytest.fixture
 def plugins() -> str:
@@ -26,9 +24,9 @@ def plugins() -> str:
     return str(Path(spec.origin).parents[1])
 
 
-def store(project: Project, plugins: str, *arguments: str) -> subprocess.CompletedProcess:
-    target, *config = arguments
-    command = [sys.executable, "-m", "snakemake", "--snakefile", SNAKEFILE, "--cores", "2", target, "--config", *config]
+def store(project: Project, plugins: str, what: str, *config: str) -> subprocess.CompletedProcess:
+    snakefile = f"workflow/storage/{what}.smk"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--cores", "2", "--config", *config]
     env = project.environment | {"PYTHONPATH": plugins}
     return subprocess.run(command, cwd=project.folder, env=env, capture_output=True, text=True)
 
@@ -49,11 +47,12 @@ def test_an_archive_is_pushed_and_fetched_and_then_complete(copy, plugins, tmp_p
     assert copy.planned() == {}
 
 
+@pytest.mark.slow
 def test_a_dataset_is_fetched_file_by_file_and_what_is_new_again(copy, plugins, tmp_path):
     there, here = tmp_path / "bucket/micro", copy.folder / "fetched/micro"
     shutil.copytree(copy.folder / "data/micro", there)
     config = ("provider=fs", f"data={there}", "data_root=fetched/micro")
-    done = store(copy, plugins, "fetch_data", *config)
+    done = store(copy, plugins, "data", *config)
     assert done.returncode == 0, done.stderr
     names = sorted(str(p.relative_to(there)) for p in there.rglob("*") if p.is_file())
     assert names == sorted(str(p.relative_to(here)) for p in here.rglob("*") if p.is_file())
@@ -62,16 +61,16 @@ def test_a_dataset_is_fetched_file_by_file_and_what_is_new_again(copy, plugins, 
     first, *_ = names
     (there / first).write_bytes(b"new")
     os.utime(there / first, (2e9, 2e9))
-    done = store(copy, plugins, "fetch_data", *config)
+    done = store(copy, plugins, "data", *config)
     assert done.returncode == 0 and (here / first).read_bytes() == b"new"
     assert "fetch_file 1" in " ".join((done.stdout + done.stderr).split())
 
 
 def test_a_key_that_is_none_is_told(copy, plugins):
-    for config, message in (
-        (["bucket=x"], "--config bucket: no such key; wanted archives"),
-        (["data=x"], "data (where in the store) and data_root (the folder here) go together"),
-        (["provider=fs"], "wanted data and data_root to fetch a dataset, or store"),
+    for what, config, message in (
+        ("push", "bucket=x", "--config bucket: no such key; wanted store, provider, archives, archives_dir"),
+        ("data", "data=x", "--config: no data_root; wanted data, data_root"),
+        ("fetch", "provider=fs", "--config: no store; wanted store"),
     ):
-        refused = store(copy, plugins, "push", *config)
+        refused = store(copy, plugins, what, config)
         assert refused.returncode == 1 and message in refused.stderr and "Traceback" not in refused.stderr
