@@ -27,6 +27,7 @@ rule fetch_archives:
         [layout.manifest(f"{ARCHIVES_DIR}/{name}") for name in NAMES],
 
 
+# Without params: Snakemake notes them of the manifest, and the workflow's own rule has none.
 rule fetch_archive:
     input:
         stored(f"{config['store']}/{{name}}.zip"),
@@ -34,7 +35,5 @@ rule fetch_archive:
         layout.manifest(f"{ARCHIVES_DIR}/{{name}}"),
     wildcard_constraints:
         name="|".join(map(re.escape, NAMES)) or "[^/]+",
-    params:
-        folder=f"{ARCHIVES_DIR}/{{name}}",
     shell:
-        "python -m armarium unzip {input:q} {params.folder:q}"
+        "python -m armarium unzip {input:q} {ARCHIVES_DIR:q}/{wildcards.name:q}"

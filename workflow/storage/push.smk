@@ -23,7 +23,5 @@ rule push_archive:
         stored(f"{config['store']}/{{name}}.zip"),
     wildcard_constraints:
         name="[^/]+",
-    params:
-        folder=f"{ARCHIVES_DIR}/{{name}}",
     shell:
-        "python -m armarium zip {params.folder:q} {output:q}"
+        "python -m armarium zip {ARCHIVES_DIR:q}/{wildcards.name:q} {output:q}"
