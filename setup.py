@@ -8,7 +8,15 @@ from setuptools.command.build_py import build_py
 
 HOME = "armarium/packaged"
 """Where ``armarium.home`` looks for it."""
-PARTS = ("Snakefile", "workflow/Snakefile", "workflow/rules", "workflow/schemas", "profiles", "envs")
+PARTS = (
+    "Snakefile",
+    "workflow/Snakefile",
+    "workflow/rules",
+    "workflow/schemas",
+    "workflow/storage",
+    "profiles",
+    "envs",
+)
 
 
 class WithWorkflow(build_py):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from armarium import gpus, layout, torchrun
+from armarium import layout, torchrun
 from armarium.distributed import ALONE, Batches, Team
 from armarium.errors import UserError
 from armarium.export import deterministic_bytes
@@ -352,41 +352,3 @@ def test_the_cause_is_told_and_not_what_followed_from_it(tmp_path):
     assert "ended by SIGTERM" in words[2] and words[3] == "KeyError" and words[4] == "process 1 ended with status 3"
     assert words[5] == "KeyError", "a bug, and not that the agent ended the others for it"
     assert [type(e) for e in told] == [UserError, UserError, UserError, RuntimeError, RuntimeError, RuntimeError]
-
-
-# ---- devices
-
-
-@pytest.fixture
-def pool(tmp_path, monkeypatch):
-    """A lock pool of this test's own, without a scheduler; what is held is let go."""
-    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(gpus, "_HELD", [])
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    yield
-    for lock in gpus._HELD:
-        lock.close()
-
-
-def test_a_job_takes_as_many_gpus_as_it_has_processes_or_none(pool, monkeypatch):
-    assert gpus.claim(4, 2) == [0, 1] and gpus.claim(4) == [2]
-    held = list(gpus._HELD)
-
-    def others_end(seconds: float) -> None:
-        assert len(gpus._HELD) == 3, "the one that is free is not held while waiting for a second"
-        held[0].close()
-
-    monkeypatch.setattr(gpus.time, "sleep", others_end)
-    assert gpus.claim(4, 2) == [0, 3]
-
-
-def test_processes_see_the_gpus_that_their_job_was_given(pool, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,GPU-c")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert gpus.claim(3) == [0]
-    assert torchrun._share_of_machine("auto", 2) == ("cuda", {"CUDA_VISIBLE_DEVICES": "GPU-b,GPU-c"})
-    assert torchrun._share_of_machine("cpu", 2) == ("cpu", {})
-    with pytest.raises(UserError, match="4 processes want a GPU each, torch sees 3"):
-        torchrun._share_of_machine("auto", 4)

@@ -178,7 +178,7 @@ def test_host_describes_kind_of_machine_without_names(monkeypatch):
     import getpass
     import platform
 
-    monkeypatch.setattr(environment, "_nvidia_smi", lambda *_: "")
+    monkeypatch.setattr(environment, "nvidia_smi", lambda *_: "")
     found = environment.host()
     assert found["interpreter"].endswith(platform.python_version())
     assert found["cpu"]["cores"] >= 1 and found["gpus"] == [] and found["gpu_driver"] is None

@@ -24,7 +24,15 @@ PROJECT = (
     "profiles",
     "envs",
 )
-CARRIED = ("Snakefile", "workflow/Snakefile", "workflow/rules/*", "workflow/schemas/*", "profiles/*/*", "envs/*")
+CARRIED = (
+    "Snakefile",
+    "workflow/Snakefile",
+    "workflow/rules/*",
+    "workflow/schemas/*",
+    "workflow/storage/*",
+    "profiles/*/*",
+    "envs/*",
+)
 
 
 def copy_of_project(folder: Path) -> Path:

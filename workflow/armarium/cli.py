@@ -469,6 +469,22 @@ def status(archive: str, options: tuple[str, ...]) -> None:
     click.echo(import_module(".status", __package__).status(archive, options))
 
 
+@cli.command(name="zip")
+@archive
+@click.argument("file", type=click.Path(dir_okay=False))
+def zip_command(archive: str, file: str) -> None:
+    """Write a complete ARCHIVE into the zip FILE, as it is stored or sent."""
+    import_module(".archive_zip", __package__).zip_archive(archive, file)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@archive
+def unzip(file: str, archive: str) -> None:
+    """Put the archive that is in the zip FILE into the new folder ARCHIVE, once all of it is as its manifest says."""
+    import_module(".archive_zip", __package__).unzip_archive(file, archive)
+
+
 @cli.command()
 @click.option("--wait", is_flag=True, help="Wait for what is still at work.")
 def unlock(wait: bool) -> None:

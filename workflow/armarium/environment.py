@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit
 from . import layout
 from .errors import UserError
 from .files import json_text
+from .gpus import nvidia_smi
 from .zips import member_bytes, opened
 
 MEMBERS = "env/"
@@ -242,7 +242,7 @@ def host() -> dict[str, Any]:
         "gpus": [name for name, _ in gpus],
         "gpu_driver": gpus[0][1] if gpus else None,
         "cuda": {
-            "driver": _first(r"CUDA Version:\s*([\d.]+)", _nvidia_smi()) if gpus else None,
+            "driver": _first(r"CUDA Version:\s*([\d.]+)", nvidia_smi()) if gpus else None,
             "torch": cuda,
             "cudnn": cudnn,
         },
@@ -289,15 +289,5 @@ def cpu_capability() -> str | None:
 
 def _gpus() -> list[tuple[str, str]]:
     """Name and driver version of each NVIDIA GPU."""
-    rows = csv.reader(_nvidia_smi("--query-gpu=name,driver_version", "--format=csv,noheader").splitlines())
+    rows = csv.reader(nvidia_smi("--query-gpu=name,driver_version", "--format=csv,noheader").splitlines())
     return [(row[0].strip(), row[1].strip()) for row in rows if len(row) == 2]
-
-
-def _nvidia_smi(*arguments: str) -> str:
-    """What nvidia-smi prints; nothing where there is none, or no GPU that answers."""
-    try:
-        command = ["nvidia-smi", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout

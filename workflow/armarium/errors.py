@@ -15,10 +15,11 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str = ""):
-        super().__init__("\n".join(map(_shown, message.split("\n"))))
+        super().__init__("\n".join(map(shown, message.split("\n"))))
 
 
-def _shown(line: str) -> str:
+def shown(line: str) -> str:
+    """A stranger's line as a terminal may have it."""
     cut = line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}… ({len(line):,} characters)"
     return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in cut)
 

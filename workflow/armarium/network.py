@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 
 import torch
 
-from . import gpus
+from . import gpu_pool
 from .components import build
 from .errors import UserError
 
@@ -20,13 +21,54 @@ def choose_device(wanted: str) -> torch.device:
     UserError
         If a GPU is insisted on and there is none.
     """
-    if wanted == "cuda" and not torch.cuda.is_available():
+    taken = take_gpus(wanted, 1)
+    return torch.device("cuda", _number_of(taken[0])) if taken else torch.device("cpu")
+
+
+def take_gpus(wanted: str, processes: int) -> list[str]:
+    """GPUs that are held as long as this process lives, one for each of the processes that do its job; none means the CPU.
+
+    Returns
+    -------
+    What CUDA_VISIBLE_DEVICES calls them.
+
+    Raises
+    ------
+    UserError
+        If a GPU is insisted on and there is none, or there are fewer than processes.
+    """
+    if wanted == "cpu":
+        return []
+    taken = gpu_pool.take(processes)  # before torch looks, which then sees these alone
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not there and wanted == "cuda":
         raise UserError(
             "device is cuda, but torch sees no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES, or set device: auto"
         )
-    if wanted == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", gpus.claim(torch.cuda.device_count())[0])
+    if not there:
+        if taken:
+            print(
+                f"armarium: warning: torch {torch.__version__} sees no GPU, so this computes on the CPU; install a torch "
+                "for this GPU's driver, or set device: cpu",
+                file=sys.stderr,
+                flush=True,
+            )
+        return []
+    if there < processes:
+        raise UserError(
+            f"{processes} processes want a GPU each, torch sees {there}; give the job as many, or take fewer processes (processes, "
+            "evaluation_processes), or device=cpu"
+        )
+    return taken or gpu_pool.take_unlisted(there, processes)
+
+
+def _number_of(name: str) -> int:
+    """The number by which torch knows a GPU; by its UUID where CUDA was in use before all others were hidden."""
+    there = torch.cuda.device_count()
+    names = gpu_pool.names_of(there)
+    if name not in names:
+        names = [f"GPU-{torch.cuda.get_device_properties(number).uuid}" for number in range(there)]
+    return names.index(name)
 
 
 def make_deterministic(settings: dict) -> None:

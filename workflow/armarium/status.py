@@ -13,6 +13,7 @@ from pathlib import Path
 from . import layout
 from .calling import place_of, snakemake_command
 from .errors import UserError
+from .gpu_pool import Holder, holders
 from .manifest import archive_files
 from .run import SAVED, epochs_noted
 from .running import Process, at_work
@@ -39,6 +40,8 @@ class Status:
         The splits that would be trained, and the last epoch of each that an interrupted training saved.
     at_work:
         Snakemakes and jobs that are at work in the working directory now.
+    gpus:
+        Who holds which GPU of this machine, for whatever archive.
     """
 
     archive: str
@@ -49,6 +52,7 @@ class Status:
     jobs: Counter[str]
     trains: dict[str, int]
     at_work: list[Process]
+    gpus: list[Holder]
 
     def __str__(self) -> str:
         return "\n".join(
@@ -61,6 +65,7 @@ class Status:
                 f"  outdated  {len(self.outdated)} files",
                 *self._plan(),
                 *(f"  at work   {process}" for process in self.at_work),
+                *(f"  in use    {holder}" for holder in self.gpus),
             ]
         )
 
@@ -110,6 +115,7 @@ def status(archive: str, options: Sequence[str] = ()) -> Status:
         Counter(rule for rule, _ in jobs),
         _epochs_behind(str(folder), [row["output_file"] for row in pending if row["rule"] == "train_split"]),
         at_work(directory),
+        holders(),
     )
 
 

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import gpus
 from .errors import UserError
 from .files import folder_while_alive, read_json, remove_abandoned, write_json
 from .zips import opened, write_zip
@@ -74,18 +73,10 @@ def compute(
 
 def _share_of_machine(device: str, processes: int) -> tuple[str, dict[str, str]]:
     """``cuda`` with a GPU for each process, held as long as this process lives; ``cpu`` where there is none or none wanted."""
-    import torch
+    from .network import take_gpus
 
-    there = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
-    if device == "cuda" or there:
-        if there < processes:
-            raise UserError(
-                f"{processes} processes want a GPU each, torch sees {there}; give the job as many, or take fewer processes (processes, "
-                "evaluation_processes), or device=cpu"
-            )
-        taken = gpus.claim(there, processes)
-        return "cuda", {"CUDA_VISIBLE_DEVICES": ",".join(gpus.names(there)[number] for number in taken)}
-    return "cpu", {}
+    taken = take_gpus(device, processes)
+    return ("cuda", {"CUDA_VISIBLE_DEVICES": ",".join(taken)}) if taken else ("cpu", {})
 
 
 def _for_ranks() -> dict[str, str]:

@@ -60,6 +60,7 @@ ARCHIVES_DIR = config.get("archives_dir", "archives")
 CACHE_DIR = config.get("cache_dir", ".cache/armarium")
 DEVICE = config.get("device", "auto")
 EVALUATION_PROCESSES = config.get("evaluation_processes", 1)
+GPU_SHARING = ("trainings_per_gpu", "gpu_memory", "gpu_wait")
 LISTED = {f"{ARCHIVES_DIR}/{name}": name for name in config.get("archives", {})}
 LISTED_GLOBALS = Globals(config.get("data_root"), config.get("set", {}), CACHE_DIR)
 # Of an archive that merely lies on disk only the command line speaks, not the file that lists others.
@@ -74,7 +75,8 @@ HOW = (
     f"ARMARIUM_DEVICE={DEVICE} ARMARIUM_CACHE={shlex.quote(CACHE_DIR)} "
     f"ARMARIUM_ALLOW={shlex.quote(json_module.dumps(ALLOWED))} "
     f"ARMARIUM_EVALUATION_PROCESSES={EVALUATION_PROCESSES} "
-    f"ARMARIUM_TRUST_TORCHSCRIPT={int(config.get('trust_torchscript', False))}"
+    f"ARMARIUM_TRUST_TORCHSCRIPT={int(config.get('trust_torchscript', False))} "
+    f"ARMARIUM_GPU_SHARING={shlex.quote(json_module.dumps([[k, config[k]] for k in GPU_SHARING if k in config]))}"
 )
 
 # Waiting OpenMP threads sleep: spinning ones made a step 30 times slower beside another busy process.
@@ -88,7 +90,7 @@ shell.prefix(
 )
 
 if workflow.local_exec and "gpu" not in workflow.global_resources:
-    workflow.register_resource("gpu", gpus.local_limit(config.get("gpus"), DEVICE))
+    workflow.register_resource("gpu", gpus.local_limit(config.get("gpus"), DEVICE, config.get("trainings_per_gpu", 1)))
 
 
 def bundled(stage, *parts):
@@ -135,6 +137,8 @@ def refuse_fewer_gpus(jobs):
     """Tell of a job that wants more GPUs than may be used at once: Snakemake would lend it fewer without a word."""
     lent = workflow.global_resources.get("gpu")
     most = lent.value if lent is not None else None
+    if most and most != gpus.UNLIMITED and "trainings_per_gpu" in config:
+        most = min(most, gpus.count() or most)  # jobs may share a GPU, the processes of one do not
     for job in jobs if most else ():
         wanted = PROCESSES.get(job.rule.name, lambda archive: 1)(job.wildcards_dict.get("archive"))
         if wanted > most:
