@@ -15,14 +15,25 @@ import pytest
 import yaml
 
 REPO = Path(__file__).resolve().parents[2]
-OTHERS = ("htcondor", "kubernetes", "lsf", "pbs")
-CLUSTERS = ("htcondor", "lsf", "pbs")
+CLUSTERS = ("htcondor", "lsf", "pbs", "slurm")
+ALL = (*CLUSTERS, "kubernetes")
 PLUGINS = {
     "cluster-generic": {"submit_cmd", "status_cmd", "cancel_cmd", "cancel_nargs", "sidecar_cmd"},
     "htcondor": {"jobdir", "shared_fs_prefixes", "held_timeout"},
     "lsf": set(),
+    "slurm": {
+        *("array_jobs", "array_limit", "delete_logfiles_older_than", "disable_memory_fudge", "efficiency_report"),
+        *(
+            "efficiency_report_path",
+            "efficiency_threshold",
+            "exclude_failed_nodes",
+            "init_seconds_before_status_checks",
+        ),
+        *("jobname_prefix", "keep_successful_logs", "logdir", "no_account", "no_requeue", "partition_config"),
+        *("pass_command_as_script", "qos", "requeue", "reservation", "status_attempts", "status_command"),
+    },
 }
-"""Options of the executor plugins (cluster-generic 1.0.9, htcondor 0.3.0, lsf 0.3.3), without the plugin's name."""
+"""Options of the executor plugins (cluster-generic 1.0.9, htcondor 0.3.0, lsf 0.3.3, slurm 2.8.0), without the plugin's name."""
 
 
 def profile(name: str) -> dict:
@@ -49,7 +60,7 @@ def test_rules_that_compute_say_what_they_want():
     assert wanted["select_tables"].mem_mb is None
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", ALL)
 def test_keys_are_options_of_snakemake_or_of_the_plugin_and_values_parse(name):
     from snakemake.cli import get_argument_parser
     from snakemake.profiles import ProfileConfigFileParser
@@ -93,6 +104,17 @@ def test_options_of_a_plugin_are_those_that_are_installed(executor):
 def test_a_job_that_a_cluster_ended_is_submitted_again_and_files_may_come_late(name):
     told = profile(name)
     assert told["retries"] >= 1 and told["latency-wait"] >= 30 and told["jobs"] > 1 and told["keep-going"] is True
+
+
+def bundles(file: str) -> set[str]:
+    return set(re.findall(r'^[A-Z]+ = bundled\("(\w+)"', (REPO / file).read_text(), re.M))
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_the_light_rules_of_every_stage_are_one_job(name):
+    told = profile(name)
+    assert {entry.partition("=")[0] for entry in told["group-components"]} == bundles("workflow/rules/common.smk")
+    assert told["default-resources"]["light"] == 1 and told["set-resource-scopes"] == ["light=local"]
 
 
 def test_lsf_asks_for_a_gpu_where_a_rule_wants_one():
