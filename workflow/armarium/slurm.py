@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from .errors import UserError
 from .files import write_text
@@ -55,6 +56,16 @@ class Job:
 def training_comment(archive: str, split: str) -> str:
     """By which the plugin (utils.py, get_job_wildcards) calls a split's training."""
     return f"rule_train_split_wildcards_{archive}_{split}".replace("/", "_")
+
+
+def keep_to_squeue(plugin: ModuleType) -> None:
+    """Have the plugin ask squeue alone, where that is what its user wants.
+
+    When slurmctld does not answer, 2.8.0 turns to sacct if there is one, for as long as it tries: without a database
+    that never answers, all running jobs are forgotten, and Snakemake waits for ever.
+    """
+    there = plugin.is_query_tool_available
+    plugin.is_query_tool_available = lambda tool: tool != "sacct" and there(tool)
 
 
 def submits_from(folder: str) -> None:

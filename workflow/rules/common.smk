@@ -193,6 +193,8 @@ def claim_files():
     if workflow.executor_plugin.name == "slurm":
         slurm.submits_from(workflow.workdir_init)
         atexit.register(in_folder, os.getcwd(), slurm.submits_no_more)
+        if workflow.executor_settings.status_command == "squeue":
+            slurm.keep_to_squeue(sys.modules["snakemake_executor_plugin_slurm"])
 
 
 def hold_last_versions(jobs):
