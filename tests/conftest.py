@@ -1,8 +1,10 @@
-"""Figures that tests count while they prove something, shown as one table at the end of the run."""
+"""Figures that tests count, shown as one table at the end of the run; and where a skip is a failure."""
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +62,28 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
         terminalreporter.section("figures")
         for name, value in rows.items():
             terminalreporter.write_line(f"{name:<60} {value:>10g}")
+
+
+# ---- REQUIRE_CLUSTER=1: a real Slurm and a real conda are wanted
+
+REAL_PARTS = [Path(__file__).parent / name for name in ("cluster", "conda")]
+"""Tests that skip, saying why, where what they are about is not there; with ``REQUIRE_CLUSTER=1`` they then fail."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    return _failed_if_required(item.path, (yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    return _failed_if_required(collector.path, (yield))
+
+
+def _failed_if_required(path: Path, report):
+    """A report, but a failure in place of a skip, whichever way it was skipped."""
+    wanted = os.environ.get("REQUIRE_CLUSTER") == "1" and any(path.is_relative_to(part) for part in REAL_PARTS)
+    if wanted and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        report.outcome, report.longrepr = "failed", f"REQUIRE_CLUSTER=1, so this is no reason to skip: {reason}"
+    return report
