@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
+import sys
 import time
 import zipfile
 from pathlib import Path
