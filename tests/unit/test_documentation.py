@@ -148,6 +148,7 @@ def code_of(text: str) -> list[str]:
         "docs/mmar.md",
         "docs/finetuning.md",
         "docs/exports.md",
+        "docs/conda.md",
     ],
 )
 def test_every_make_command_names_a_target(name):
