@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 # The version that was tested; any newer torch that suits your GPU does too: make demo TORCH=torch
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-clinicadl test-cluster test-conda prove lint hippocampus adrenal clean
+.PHONY: demo test test-clinicadl test-cluster test-conda prove lint dockerfile pins hippocampus adrenal clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Armarium needs Python 3.11 or newer; say which: make demo PYTHON=python3.11")'
@@ -30,13 +30,22 @@ test: $(READY)
 test-cluster: $(READY)
 	$(if $(SLURM_TOOLS),SLURM_TOOLS=$(SLURM_TOOLS)) $(BIN)/python -m pytest -ra --durations=5 $(if $(ALL),-m "") tests/cluster
 
-# With a real conda and a channel made here: make test-conda CONDA_TOOLS=folder with install_conda.sh and make_channel.py
+# With a real conda and a channel made here: make test-conda CONDA_TOOLS=folder with install_conda.sh and make_channel.py.
+# ALL=1 has the long proofs too; with REQUIRE_CLUSTER=1 a test that lacks something fails instead of skipping.
 test-conda: $(READY)
-	$(if $(CONDA_TOOLS),CONDA_TOOLS=$(CONDA_TOOLS)) $(BIN)/python -m pytest -m "" -ra tests/conda
+	$(if $(CONDA_TOOLS),CONDA_TOOLS=$(CONDA_TOOLS)) $(BIN)/python -m pytest -ra --durations=5 $(if $(ALL),-m "") tests/conda
 
 # Every proof in full: most of an hour; ends with one table of figures
 prove: $(READY)
-	$(BIN)/python -m pytest -m "" --timeout 3600
+	$(BIN)/python -m pytest -m "" --timeout 3600 tests
+
+# Written again when a file of envs/ was edited; wants conda on the PATH, as the next one does
+dockerfile: $(READY)
+	$(BIN)/snakemake --containerize > Dockerfile.new && mv Dockerfile.new Dockerfile
+
+# The environments of envs/ to the very package, from the channels that they name
+pins: $(READY)
+	$(BIN)/python -m armarium pin-environments envs
 
 # The real ClinicaDL, in an environment of its own: it wants older packages. torchvision's wheel is let in beside a CPU's torch.
 CLINICADL := .venv-clinicadl
@@ -58,6 +67,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+	$(BIN)/hadolint --ignore DL3007 Dockerfile
 
 # The figures of the README on real data: make hippocampus DATA=folder with Task04_Hippocampus
 SEEDS ?= 0 1 2

@@ -17,7 +17,7 @@ import json
 from armarium import environment
 print(json.dumps({name: data.decode() for name, data in environment.snapshot().items()}))
 """
-ENVIRONMENT = "dependencies: [python =3.11, six, pip, pip: [tabulate]]\n"
+ENVIRONMENT = "dependencies: [python =3.11, tqdm, pip, pip: [tabulate]]\n"
 
 
 def snapshot(python: Path, **settings: str) -> dict[str, str]:
@@ -79,8 +79,8 @@ def test_pip_makes_the_environment_again(wheels, tmp_path):
     pythons = [tmp_path / name / "bin/python" for name in ("one", "other")]
     for python in pythons:
         run(sys.executable, "-m", "venv", python.parents[1])
-    offline = ("install", "--quiet", "--no-index", "--find-links", wheels)
-    run(pythons[0], "-m", "pip", *offline, "six", "tabulate")
+    offline = ("install", "--quiet", "--no-index", "--find-links", wheels / "pip")
+    run(pythons[0], "-m", "pip", *offline, "tqdm", "tabulate")
     files = snapshot(pythons[0])
     (tmp_path / "environment.txt").write_text(files["environment.txt"])
     run(pythons[1], "-m", "pip", *offline, "--requirement", tmp_path / "environment.txt")

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from armarium import environment, layout
+from armarium import environment, layout, rule_environment
 from armarium.errors import UserError
 
 WITH_PACKAGE = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "workflow")}
@@ -142,6 +142,27 @@ def test_conda_explicit_lists_urls_without_secrets(conda):
     urls = urls[urls.index("@EXPLICIT") + 1 :]
     base, md5 = "https://conda.anaconda.org/conda-forge/linux-64", "0a" * 16
     assert urls == [f"{base}/python-3.11.7-h1_0.conda#{md5}", f"{base}/six-1.17.0-pyh_0.conda#{md5}"]
+
+
+def test_the_environment_of_a_rule_is_known_by_the_copy_that_snakemake_keeps_of_its_file(conda, tmp_path, monkeypatch):
+    monkeypatch.setattr(rule_environment, "ENVS", tmp_path / "envs")
+    (tmp_path / "envs").mkdir()
+    for name in ("data", "torch"):
+        (tmp_path / f"envs/{name}.yaml").write_text(f"dependencies: [{name}]\n")
+        (tmp_path / f"envs/{name}.linux-64.pin.txt").write_text(f"@EXPLICIT\n{name}\n")
+    assert rule_environment.rule_environment() is None, "an environment of the user's own"
+    for copy, source in (
+        (f"{conda}.yaml", "data.yaml"),
+        (f"{conda}.pin.txt", "torch.linux-64.pin.txt"),
+        (conda / "environment.yaml", "torch.yaml"),
+    ):
+        Path(copy).write_bytes((tmp_path / "envs" / source).read_bytes())
+        assert rule_environment.rule_environment() == source.partition(".")[0]
+        Path(copy).unlink()
+
+
+def test_outside_conda_there_is_no_environment_of_a_rule(no_conda):
+    assert rule_environment.rule_environment() is None
 
 
 def test_no_path_of_this_machine_is_in_any_file(conda, tmp_path):

@@ -119,6 +119,45 @@ def test_actions_say_the_code_the_software_and_the_machine_that_made_them(archiv
     assert entities["#tool/train_split"]["sha256"] == record["code_sha256"]
 
 
+def described(archive, environment, *packages):
+    """What env/ says of the environment that rules ran in."""
+    text = "".join(f"{package}\n" for package in ("# python_version: 3.11.7", *packages))
+    put(layout.environment_file(archive, f"{environment}environment.txt"), text)
+
+
+def ran_in(archive, name, **facts):
+    path = layout.sidecar(archive, name)
+    write_json(path, json.loads(Path(path).read_text()) | facts)
+
+
+def test_what_was_made_again_in_another_environment_than_env_describes_is_marked(archive, index):
+    described(archive, "", "torch==2.13.0", "pytorch-ignite==0.5.5", "monai @ https://h/monai.whl")
+    described(archive, "data/", "numpy==2.4.6")
+    ran_in(archive, "train-0", python="3.11.7", packages={"torch": "2.13.0", "monai": "1.6", "ignite": "0.5.5"})
+    ran_in(archive, "split", python="3.11.7", packages={"numpy": "2.4.6"}, environment="data")
+    ran_in(
+        archive, "select-0-final", python="3.12.1", packages={"torch": "2.14.0", "numpy": "2.4.6"}, environment="torch"
+    )
+    write_manifest(archive, index)
+    entities = graph(archive)
+    assert entities["#action/train-0"]["description"] == "A job of rule train_split"
+    assert entities["#action/split"]["description"] == "A job of rule make_splits"
+    marked = entities["#action/select-0-final"]["description"]
+    told = "python 3.12.1 for 3.11.7, torch 2.14.0 for 2.13.0, numpy 2.4.6 for none"
+    assert marked == f"A job of rule select_checkpoint, in another environment than env/ describes: {told}"
+
+
+def test_actions_name_the_environment_of_their_rule(archive, index):
+    ran_in(archive, "train-0", environment="torch")
+    ran_in(archive, "split", environment="data")
+    write_manifest(archive, index)
+    entities = graph(archive)
+    for name, environment in (("train-0", "torch"), ("split", "data")):
+        named = [entities[i] for i in ids(entities[f"#action/{name}"]["environment"])]
+        assert [e["value"] for e in named if e["propertyID"] == "environment"] == [environment]
+    assert len(ids(entities["#action/select-0-final"]["environment"])) == 3
+
+
 def test_what_many_steps_ran_on_is_described_once(archive, index):
     write_manifest(archive, index)
     before = len(graph(archive))

@@ -12,9 +12,7 @@ from .chain import Evidence
 from .environment import cpu_capability
 from .findings import Finding
 from .provenance import code_sha256
-
-DISTRIBUTIONS = {"ignite": "pytorch-ignite"}
-"""Packages whose distribution has another name."""
+from .software import DISTRIBUTIONS
 
 
 def other_circumstances(evidence: Evidence) -> Iterator[Finding]:

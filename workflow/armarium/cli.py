@@ -133,6 +133,17 @@ def computing_steps():
 
 
 @cli.command()
+@click.argument("folder", type=click.Path(file_okay=False, exists=True))
+@click.option("--any-channel", is_flag=True, help="Also from channels that other machines do not reach.")
+def pin_environments(folder: str, any_channel: bool) -> None:
+    """Write the pins of conda environments beside their files in FOLDER."""
+    from .pins import pin_environments
+
+    for path in pin_environments(folder, any_channel):
+        click.echo(path)
+
+
+@cli.command()
 @click.argument("listed")
 @click.argument("spec")
 def synthesize(listed: str, spec: str) -> None:

@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import re
-import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +22,7 @@ from . import layout
 from .errors import UserError
 from .files import json_text
 from .gpus import nvidia_smi
+from .rule_environment import conda_prefix
 from .zips import member_bytes, opened
 
 MEMBERS = "env/"
@@ -65,7 +65,7 @@ def snapshot(of: str = "") -> dict[str, bytes]:
     }
     prefix = conda_prefix()
     if prefix is not None:
-        records, (exact, portable, explicit) = _conda_records(prefix), layout.CONDA_ENVIRONMENT
+        records, (exact, portable, explicit) = conda_records(prefix), layout.CONDA_ENVIRONMENT
         for name in (exact, portable):
             body = conda_export(prefix, records, portable=name == portable)
             texts[name] = _header(f"conda env create -f env/{folder}{name}") + body
@@ -92,12 +92,12 @@ def freeze() -> str:
     lines = {}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
-        if name and _normal(name) not in _BUILD_TOOLS | {_OWN}:
-            lines.setdefault(_normal(name), (name.lower(), _requirement(name, distribution)))
+        if name and normal_name(name) not in _BUILD_TOOLS | {_OWN}:
+            lines.setdefault(normal_name(name), (name.lower(), _requirement(name, distribution)))
     return "".join(f"{line}\n" for _, line in sorted(lines.values()))
 
 
-def _normal(name: str) -> str:
+def normal_name(name: str) -> str:
     """A project's name as PEP 503 compares it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -118,12 +118,8 @@ def _requirement(name: str, distribution: importlib.metadata.Distribution) -> st
 # ---- conda
 
 
-def conda_prefix() -> str | None:
-    """The conda environment that this interpreter belongs to, activated or not (``is_conda_environment`` of conda)."""
-    return sys.prefix if Path(sys.prefix, "conda-meta", "history").is_file() else None
-
-
-def _conda_records(prefix: str) -> list[dict[str, Any]]:
+def conda_records(prefix: str) -> list[dict[str, Any]]:
+    """What conda has recorded of each package of an environment, sorted by name."""
     records = [json.loads(path.read_text()) for path in Path(prefix, "conda-meta").glob("*.json")]
     return sorted(records, key=lambda record: record["name"])
 
@@ -141,7 +137,7 @@ def conda_export(prefix: str, records: list[dict[str, Any]], portable: bool) -> 
         if name not in channels:
             channels.insert(0, name)
     keys = ("name", "version") if portable else ("name", "version", "build")
-    pip = _not_from_conda(prefix, records)
+    pip = not_from_conda(prefix, records)
     return "".join(
         f"{line}\n"
         for line in (
@@ -210,13 +206,13 @@ def _configured_channels(prefix: str) -> list[str]:
     return list(dict.fromkeys(map(_without_secrets, names))) or ["defaults"]
 
 
-def _not_from_conda(prefix: str, records: list[dict[str, Any]]) -> list[str]:
+def not_from_conda(prefix: str, records: list[dict[str, Any]]) -> list[str]:
     """``name==version`` of what pip put into the environment's site-packages."""
     owned = {file for record in records for file in record.get("files", ()) if file.endswith("/METADATA")}
     found = {}
     for metadata in Path(prefix).glob("lib/python3*/site-packages/*.dist-info/METADATA"):
         distribution = importlib.metadata.Distribution.at(metadata.parent)
-        name = _normal(distribution.metadata["Name"])
+        name = normal_name(distribution.metadata["Name"])
         if metadata.relative_to(prefix).as_posix() not in owned and name != _OWN:
             found[name] = f"{name}=={distribution.version}"
     return [found[name] for name in sorted(found)]

@@ -13,10 +13,11 @@ import sys
 from pathlib import Path
 
 from . import layout
-from .environment import MEMBERS, conda_prefix, frozen_environment, snapshot, without_passwords
+from .environment import MEMBERS, frozen_environment, snapshot, without_passwords
 from .errors import UserError
 from .files import read_text, write_bytes
 from .home import ENVS
+from .rule_environment import conda_prefix
 from .zips import opened
 
 LOCK = "|".join(
@@ -27,11 +28,16 @@ LOCK = "|".join(
 )
 """What the copy of a lock file is called, as a regular expression."""
 
-_OF_OTHERS = [f"{o}/{n}" for o in layout.OTHER_ENVIRONMENTS for n in (*layout.ENVIRONMENT, *layout.CONDA_ENVIRONMENT)]
+_OF_OTHERS = [
+    f"{of}/{name}"
+    for of in layout.OTHER_ENVIRONMENTS
+    if of != layout.EXPORT_ENVIRONMENT  # what may be asked for later is no part of a training
+    for name in (*layout.ENVIRONMENT, *layout.CONDA_ENVIRONMENT)
+]
 
 
 def is_recorded_name(name: str) -> bool:
-    """Whether a file of this name below ``env/`` is one that rules write."""
+    """Whether a file of this name below ``env/`` is one that a training freezes."""
     own = (*layout.ENVIRONMENT, *layout.CONDA_ENVIRONMENT)
     return name in own or name in _OF_OTHERS or re.fullmatch(LOCK, name) is not None
 
@@ -121,7 +127,7 @@ def environment_of_training(archive: str) -> dict[str, bytes]:
 
 
 def recorded_names(archive: str) -> list[str]:
-    """The files that lie in ``env/`` and rules write."""
+    """The files that lie in ``env/`` and that a training freezes."""
     folder = Path(layout.environment_file(archive, ""))
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
     return list(filter(is_recorded_name, names))

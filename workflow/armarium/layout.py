@@ -43,7 +43,7 @@ DOCS = ("README.md", "license.txt", "data_license.txt")
 ENVIRONMENT = ("environment.txt", "host.json")
 CONDA_ENVIRONMENT = ("environment.yml", "environment_portable.yml", "explicit.txt")
 """Beside ``ENVIRONMENT`` where a step runs in a conda environment."""
-TRAINING_ENVIRONMENT, OTHER_ENVIRONMENTS = "torch", ("data",)
+TRAINING_ENVIRONMENT, EXPORT_ENVIRONMENT, OTHER_ENVIRONMENTS = "torch", "onnx", ("data", "onnx")
 """The files of envs/ by their stems: that of training and all that computes, and those of other rules."""
 LOCK_FILES = (
     "uv.lock",

@@ -23,6 +23,7 @@ from .files import read_json, write_json
 from .hashing import HashIndex, list_sha256
 from .parent import read_parent
 from .provenance import DATA, extended_by, read_sidecars
+from .software import described_software, other_software
 
 EPOCH = "1970-01-01T00:00:00.000+00:00"
 """``datePublished``, which RO-Crate demands, of an archive without a sidecar."""
@@ -130,6 +131,7 @@ class _Crate:
         self.crate.metadata.extra_contexts.append(f"{RUN_TERMS}/context")
         self.files: dict[str, Any] = {}
         self.things: dict[str, Any] = {}
+        self.described: dict[str | None, dict[str, str | None] | None] = {}
 
     def build(self) -> dict[str, Any]:
         """The manifest's JSON."""
@@ -358,14 +360,14 @@ class _Crate:
             "CreateAction",
             f"{ACTION}{name}",
             name=f"Run of {name}",
-            description=f"A job of rule {step['rule']}{_of_earlier(step)}",
+            description=f"A job of rule {step['rule']}{_of_earlier(step)}{self._elsewhere_made(step)}",
             instrument=tool,
             object=self._things(self._as_extended(step["inputs"])) + list(self._parameters(step)),
             result=self._things(step["outputs"]),
             startTime=_milliseconds(step["start"]),
             endTime=_milliseconds(step["end"]),
             actionStatus=COMPLETED,
-            environment=[self._code(step), self._software(step), self._host(step)],
+            environment=[self._code(step), self._software(step), self._host(step), *self._rule_environment(step)],
             resourceUsage=list(self._usage(step)),
             subjectOf=self.files.get(record),
         )
@@ -393,6 +395,20 @@ class _Crate:
 
     def _host(self, step: dict) -> Any:
         return self._shared("host", "Machine", {"name": step["host"], "platform": step["platform"]})
+
+    def _rule_environment(self, step: dict) -> Iterator[Any]:
+        """The file of envs/ that the rule's environment was made from; ``env/`` has what was in it."""
+        if name := step.get("environment"):
+            yield self._add("PropertyValue", f"#environment/{quote(name)}", name="Environment of the rule",
+                            propertyID="environment", value=name)  # fmt: skip
+
+    def _elsewhere_made(self, step: dict) -> str:
+        """What was made, as a lost file is, in another environment than env/ describes."""
+        of = step.get("environment")
+        if of not in self.described:
+            self.described[of] = described_software(self.archive, of)
+        found = other_software(step, self.described[of]) if self.described[of] else []
+        return f", in another environment than env/ describes: {', '.join(found)}" if found else ""
 
     def _shared(self, kind: str, name: str, facts: dict[str, str]) -> Any:
         text = json.dumps(facts, sort_keys=True)

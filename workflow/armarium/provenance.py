@@ -27,6 +27,7 @@ from .errors import UserError
 from .files import read_json, write_json
 from .hashing import HashIndex, sha256
 from .logs import configure_logging
+from .rule_environment import rule_environment
 
 LOG = logging.getLogger(__name__)
 
@@ -132,6 +133,7 @@ def step(
             "inputs": read | _hashes(archive, added, hash_index) | data,
             "outputs": _hashes(archive, running.outputs, hash_index),
             **({"extends": running.extends} if running.extends else {}),
+            **({"environment": environment} if (environment := rule_environment()) else {}),
         },
     )
 
@@ -168,6 +170,7 @@ def read_sidecar(path: str) -> dict[str, Any] | None:
     files = [entry for key in ("inputs", "outputs") if key not in wrong for entry in record[key].values()]
     wrong += ["sha256"] * any(not isinstance(f, dict) or not isinstance(f.get("sha256"), str) for f in files)
     extends = record.get("extends", [])
+    wrong += ["environment"] * (not isinstance(record.get("environment", ""), str))
     wrong += ["extends"] * (not isinstance(extends, list) or not all(map(_is_of_earlier, extends)))
     if wrong:
         raise UserError(

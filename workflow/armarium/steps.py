@@ -547,9 +547,8 @@ def record_environment(archive: str, outputs: list[str], rule: str) -> None:
 
     split = read_effective(archive, "publish")["publish"]
     names = [os.path.relpath(path, layout.environment_file(archive, "")) for path in outputs]
-    folder, first = os.path.split(names[0])
-    which = folder if rule == "record_rule_environment" else first if rule == "copy_lock_file" else ""
-    with step(archive, f"{rule}_{which}".rstrip("_"), rule, [], outputs):
+    which = f"_{os.path.basename(names[0])}" if rule == "copy_lock_file" else ""
+    with step(archive, f"{rule}{which}", rule, [], outputs):
         write_environment(archive, names, layout.run_zip(archive, split))
 
 

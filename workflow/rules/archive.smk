@@ -49,23 +49,25 @@ rule record_conda_environment:
         "python -m armarium --log {log:q} record-environment {wildcards.archive:q} {output:q} --rule record_conda_environment"
 
 
-rule record_rule_environment:
-    input:
-        if_recorded(
-            layout.environment_files("{archive}", (*layout.ENVIRONMENT, *layout.CONDA_ENVIRONMENT), "{environment}")
-        ),
-    output:
-        layout.environment_files("{archive}", (*layout.ENVIRONMENT, *layout.CONDA_ENVIRONMENT), "{environment}"),
-    log:
-        layout.log("{archive}", "record_rule_environment_{environment}"),
-    wildcard_constraints:
-        environment="|".join(layout.OTHER_ENVIRONMENTS),
-    group:
-        DESCRIBED
-    conda:
-        "../../envs/{environment}.yaml"
-    shell:
-        "python -m armarium --log {log:q} record-environment {wildcards.archive:q} {output:q} --rule record_rule_environment"
+for of in layout.OTHER_ENVIRONMENTS:
+
+    rule:
+        name:
+            f"record_{of}_environment"
+        input:
+            if_recorded(layout.environment_files("{archive}", (*layout.ENVIRONMENT, *layout.CONDA_ENVIRONMENT), of)),
+        output:
+            layout.environment_files("{archive}", (*layout.ENVIRONMENT, *layout.CONDA_ENVIRONMENT), of),
+        log:
+            layout.log("{archive}", f"record_{of}_environment"),
+        group:
+            DESCRIBED
+        conda:
+            f"../../envs/{of}.yaml"
+        params:
+            of=of,
+        shell:
+            "python -m armarium --log {log:q} record-environment {wildcards.archive:q} {output:q} --rule record_{params.of}_environment"
 
 
 rule copy_lock_file:

@@ -77,6 +77,25 @@ def environment_files(archive):
     return [layout.environment_file(archive, name) for name in frozen or names_here(USES_CONDA)]
 
 
+def export_environment(archive):
+    """The files of env/ on what exports on request ran in: where an archive's rules run in conda, and once some did."""
+    formats = [e for e in further_exports(archive) if e in layout.FORMATS]
+    of_training = environment_files(archive)
+    if (
+        not formats
+        or layout.environment_file(archive, f"{layout.OTHER_ENVIRONMENTS[0]}/{layout.ENVIRONMENT[0]}")
+        not in of_training
+    ):
+        return []
+    files = layout.environment_files(
+        archive, (*layout.ENVIRONMENT, *layout.CONDA_ENVIRONMENT), layout.EXPORT_ENVIRONMENT
+    )
+    if not USES_CONDA:
+        return [f for f in files if os.path.exists(f)]
+    export = not all(os.path.exists(layout.further_export_zip(archive, e)) for e in formats)
+    return [f for f in files if export or was_made(archive, f)]
+
+
 def if_recorded(*products):
     """Input function: nothing, once it is certain that an archive is to have these files of env/."""
 
@@ -88,7 +107,7 @@ def if_recorded(*products):
 
 
 def refuse_unrecorded(archive, asked):
-    files = environment_files(archive)
+    files = [*environment_files(archive), *export_environment(archive)]
     if strange := [f for f in asked if f not in files]:
         raise UserError(f"{strange[0]}: not of the environments of this archive; it has {', '.join(files)}")
 
@@ -423,6 +442,7 @@ def artifacts(wildcards):
         layout.nn_summary(a),
         layout.summary_log(a),
         *environment_files(a),
+        *export_environment(a),
         layout.training_data_tsv(a),
         *(f for k in splits_of(a) for f in split_artifacts(a, k)),
         *(f for g in held.groups for f in group_artifacts(a, g)),
