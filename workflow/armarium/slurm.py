@@ -128,7 +128,9 @@ def _wait_for_all_but_trainings(folder: str) -> list[Job]:
             return trainings
         if not told:
             names = "".join(f"\n  {job}" for job in jobs if job not in trainings)
-            print(f"armarium: waiting for what is left by a Snakemake that is gone:{names}", file=sys.stderr, flush=True)
+            print(
+                f"armarium: waiting for what is left by a Snakemake that is gone:{names}", file=sys.stderr, flush=True
+            )
             told = True
         time.sleep(LOOK)
 
