@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -14,7 +15,7 @@ import numpy
 import pytest
 from armarium.verify import verify
 
-from .conftest import Project, hashes
+from .conftest import REPO, Project, hashes
 
 TOLERANCE = 1e-5
 """Largest difference between the TorchScript's and the checkpoint's metrics."""
@@ -123,3 +124,34 @@ def test_a_hostile_log_config_stops_a_step_with_one_message(copy):
     done = copy.snakemake("archives/micro/LICENSE", ok=False)
     assert done.returncode and "nothing in this file is run" in done.stderr and "Traceback" not in done.stderr
     assert not (copy.folder / "ran").exists()
+
+
+def timing(project: Project, *options: str, **environment: str) -> subprocess.CompletedProcess:
+    """tests/timing_infer.py, of one run."""
+    script = [sys.executable, str(REPO / "tests/timing_infer.py"), str(project.archive), "--runs", "1", *options]
+    environment = {**project.environment, **environment}
+    return subprocess.run(script, cwd=project.folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_infer_is_timed_beside_a_plain_script_and_the_archive_stays_as_it_was(copy):
+    before = hashes(copy.archive)
+    done = timing(copy)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seconds = {row: float(value) for row, value in re.findall(r"^  (\S.*?) +([\d.]+) s   ", done.stdout, re.M)}
+    assert seconds["infer.sh"] > seconds["its step"] > 0 and seconds["plain MONAI"] > 0
+    assert hashes(copy.archive) == before and copy.planned() == {}
+
+
+@pytest.mark.slow
+def test_an_infer_that_fails_is_told_with_what_it_says_and_its_files_are_put_back(copy):
+    done = timing(copy, ARMARIUM_HOME=str(copy.folder / "nowhere"))
+    assert done.returncode == 1 and "infer.sh ended with" in done.stderr and "set ARMARIUM_HOME" in done.stderr
+    before = hashes(copy.archive / "eval")
+    fails_once_deleted = (
+        '#!/bin/sh\ncd "$(dirname "$0")/.." && [ -e eval/evaluation.zip ] || { echo no disk >&2; exit 3; }\n'
+    )
+    (copy.archive / "commands/infer.sh").write_text(fails_once_deleted)
+    done = timing(copy)
+    assert done.returncode == 1 and "infer.sh ended with 3; it said:\nno disk" in done.stderr
+    assert "Traceback" not in done.stderr and hashes(copy.archive / "eval") == before
