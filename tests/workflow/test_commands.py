@@ -13,6 +13,8 @@ from pathlib import Path
 import nibabel
 import numpy
 import pytest
+from armarium.clone import clone
+from armarium.hashing import sha256
 from armarium.verify import verify
 
 from .conftest import REPO, Project, hashes
@@ -124,6 +126,87 @@ def test_a_hostile_log_config_stops_a_step_with_one_message(copy):
     done = copy.snakemake("archives/micro/LICENSE", ok=False)
     assert done.returncode and "nothing in this file is run" in done.stderr and "Traceback" not in done.stderr
     assert not (copy.folder / "ran").exists()
+
+
+# ---- training by several processes
+
+
+def steps_of(run: Path) -> dict[int, list[float]]:
+    """By epoch, the loss of each step."""
+    with zipfile.ZipFile(run) as members:
+        rows = csv.DictReader(members.read("logs/training_loss.tsv").decode().splitlines(), delimiter="\t")
+        found: dict[int, list[float]] = {}
+        for row in rows:
+            found.setdefault(int(row["epoch"]), []).append(float(row["loss"]))
+    return found
+
+
+def entities(archive: Path) -> dict[str, dict]:
+    return {e["@id"]: e for e in json.loads((archive / "ro-crate-metadata.json").read_text())["@graph"]}
+
+
+def require_two_processes(project: Project, archive: Path) -> None:
+    """An archive whose split two processes trained on the CPU is complete, says so, and nothing is wrong with it."""
+    record = json.loads((archive / "provenance/train_split-0.json").read_text())
+    assert (record["resources"]["processes"], record["resources"]["device"]) == (2, "cpu")
+    assert entities(archive)["#usage/train_split-0/processes"]["value"] == "2"
+    run = archive / "training/split-0/run.zip"
+    with zipfile.ZipFile(run) as members:
+        info = json.loads(members.read("run.json"))
+    assert (info["processes"], info["train"]) == (2, 5)
+    assert project.planned(f"archives/{archive.name}/ro-crate-metadata.json") == {}
+    assert not verify(str(archive), str(project.folder)).wrong
+
+
+@pytest.mark.slow
+def test_train_multi_gpu_trains_an_archive_anew_with_every_case_once_an_epoch(copy):
+    alone = steps_of(copy.archive / "training/split-0/run.zip")
+    assert {len(steps) for steps in alone.values()} == {3}, "5 cases, by 2"
+    command(copy, "archives/micro", "train_multi_gpu.sh", "print_conf=False", "use_gpu=False")
+    run = copy.archive / "training/split-0/run.zip"
+    several = steps_of(run)
+    assert {len(steps) for steps in several.values()} == {2}, "5 cases, by 2 in each of two processes"
+    require_two_processes(copy, copy.archive)
+    record = entities(copy.archive)["training/split-0/run.zip"]
+    assert record["sha256"] == sha256(run)
+    # One process whose batch is the two's together has the same losses: each case was counted once in each epoch.
+    changes = json.dumps({"multi_gpu": False, "batch_size": 4})
+    copy.snakemake("--config", f"set={changes}", "--", "archives/micro/training/split-0/run.zip")
+    whole = steps_of(run)
+    assert whole.keys() == several.keys() == alone.keys()
+    for epoch, steps in whole.items():
+        assert several[epoch] == pytest.approx(steps, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_finetune_trains_a_clone_from_its_parent_and_says_so_with_several_processes_too(copy, monkeypatch):
+    monkeypatch.chdir(copy.folder)
+    before = hashes(copy.archive)
+    clone("archives/micro", "archives/tuned", {"learning_rate": "0.001", "epochs": "2"})
+    tuned = copy.folder / "archives/tuned"
+    weights = "MMAR_CKPT=../micro/models/model.pt"
+    told = command(copy, tuned, "finetune.sh", weights, "print_conf=False", "multi_gpu=True", "use_gpu=False")
+    assert "Error" not in told
+    require_two_processes(copy, tuned)
+    parent = json.loads((tuned / "resources/parent/parent.json").read_text())
+    assert (parent["mode"], parent["name"], parent["file"]) == ("transfer", "micro", "models/model.pt")
+    found, identity = entities(tuned), entities(copy.archive)["./"]["identifier"]
+    assert found["#parent"]["identifier"] == parent["identifier"] == identity
+    assert found["resources/parent/model.pt"]["sha256"] == sha256(copy.archive / "models/model.pt")
+    layers = tuned / "training/split-0/starting_weights.tsv"
+    rows = list(csv.DictReader(layers.open(), delimiter="\t"))
+    assert len(rows) == 8 and {row["what"] for row in rows} == {"taken"}
+    assert "Started from: models/model.pt of micro" in (tuned / "docs/README.md").read_text()
+    assert "layers: 8 taken" in (tuned / "training/split-0/summary.log").read_text()
+    assert {len(steps) for steps in steps_of(tuned / "training/split-0/run.zip").values()} == {2}
+    assert hashes(copy.archive) == before, "the parent is not overwritten"
+    several = layers.read_bytes()
+    command(copy, tuned, "finetune.sh", weights, "print_conf=False", "multi_gpu=False", "use_gpu=False")
+    assert {len(steps) for steps in steps_of(tuned / "training/split-0/run.zip").values()} == {3}
+    assert layers.read_bytes() == several and copy.planned("archives/tuned/ro-crate-metadata.json") == {}
+
+
+# ---- how long infer.sh takes
 
 
 def timing(project: Project, *options: str, **environment: str) -> subprocess.CompletedProcess:
