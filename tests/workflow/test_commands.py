@@ -109,14 +109,19 @@ def test_a_lost_file_of_theirs_comes_back_with_its_bytes(used, lost, rules):
     assert hashes(used.archive) == before and used.planned() == {}
 
 
-def test_an_edit_of_how_is_logged_changes_that_and_retrains_nothing(copy):
+def test_an_edit_of_how_is_logged_changes_that_and_the_manifest_and_nothing_else(copy):
     path = copy.archive / "resources/log.config"
     path.write_text(path.read_text().replace("level=INFO", "level=DEBUG").replace("%(asctime)s", "logged:"))
-    assert set(copy.planned()) <= {"write_manifest"}
+    found = verify(str(copy.archive), str(copy.folder))
+    assert [(f.kind, f.path) for f in found.wrong] == [("own", "resources/log.config")]
     (copy.archive / "LICENSE").unlink()
     copy.snakemake("archives/micro/LICENSE")
     log = (copy.folder / "logs/archives/micro/write_licence.log").read_text()
     assert log.startswith("logged: DEBUG write_licence: begins\n")
+    assert copy.ran() == {"write_manifest": 1}
+    assert entities(copy.archive)["resources/log.config"]["sha256"] == sha256(path)
+    assert not verify(str(copy.archive), str(copy.folder)).wrong
+    assert copy.planned() == {}
 
 
 def test_a_hostile_log_config_stops_a_step_with_one_message(copy):
@@ -149,7 +154,7 @@ def require_two_processes(project: Project, archive: Path) -> None:
     """An archive whose split two processes trained on the CPU is complete, says so, and nothing is wrong with it."""
     record = json.loads((archive / "provenance/train_split-0.json").read_text())
     assert (record["resources"]["processes"], record["resources"]["device"]) == (2, "cpu")
-    assert entities(archive)["#usage/train_split-0/processes"]["value"] == "2"
+    assert entities(archive)["#usage/train_split-0/processes"]["value"] == 2
     run = archive / "training/split-0/run.zip"
     with zipfile.ZipFile(run) as members:
         info = json.loads(members.read("run.json"))
