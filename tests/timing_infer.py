@@ -3,7 +3,8 @@
     python tests/timing_infer.py ARCHIVE --data-root DIR [--runs 5]
 
 Two figures, each the median over alternating runs: the prediction itself in one process, and whole processes, from the shell
-on: ``commands/infer.sh`` with its evaluation deleted before, and ``python plain.py`` of the same cases.
+on: ``commands/infer.sh`` with its predictions deleted before, and ``python plain.py`` of the same cases. Of infer.sh's is told what
+it consists of. The archive's ``eval/`` is as before afterwards, also where a run fails or is interrupted.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
 
 PLAIN = """
 import sys, json, time
@@ -47,63 +52,114 @@ for _ in range(int(sys.argv[4])):
 """MONAI's own transforms, loader, inferer and writer, with the archive's TorchScript."""
 
 
-def plain_command(archive: str, images: list[str], out: str, runs: int) -> list[str]:
+def plain_command(archive: str, images: list[str | list[str]], out: str, runs: int) -> list[str]:
     return [sys.executable, "-W", "ignore", "-c", PLAIN, archive, json.dumps(images), out, str(runs)]
 
 
-def ours_in_process(archive: str, data_root: str, runs: int):
-    """Seconds of the same prediction as the step does it, after its imports; no cached volumes."""
-    from armarium.checkpoint_evaluation import published_network  # noqa: F401 (imports what the step does)
+def ours_in_process(archive: str, data_root: str, runs: int) -> Iterator[tuple[float, float]]:
+    """Seconds of the same prediction as the step does it, after its imports: with no prepared volumes, and with them."""
     from armarium.configure import read_effective
-    from armarium.steps import cases_of, class_names, published_cases, recipe_of
-    from armarium.testing import evaluate_published, torchscript_from
+    from armarium.steps import cases_of, published_cases, published_evaluation_of
+    from armarium.testing import evaluate_torchscript
 
     script = Path(archive, "models/model.ts").read_bytes()
     cases = cases_of(archive, published_cases(archive, read_effective(archive, "publish")["publish"]))
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as cache:
-            started = time.perf_counter()
-            members = evaluate_published(
-                recipe_of(archive), torchscript_from(script), cases, class_names(archive), data_root, cache, "cpu", True
-            )
-            for name, data in members.items():
-                if name.endswith(".gz"):
-                    Path(cache, os.path.basename(name)).write_bytes(data)
-            yield time.perf_counter() - started
+            given = {**published_evaluation_of(archive, cases, cache), "data_root": data_root, "keep_predictions": True}
+            found = []
+            for _ in ("empty cache", "filled cache"):
+                started = time.perf_counter()
+                for name, data in evaluate_torchscript(script, **given, device="cpu").items():
+                    Path(cache, os.path.basename(name)).write_bytes(data if isinstance(data, bytes) else data.encode())
+                found.append(time.perf_counter() - started)
+            yield found[0], found[1]
 
 
-def in_process(archive: str, data_root: str, images: list[str], runs: int) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {"infer.sh": [], "plain MONAI": []}
+def in_process(archive: str, data_root: str, images: list, runs: int) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {"infer.sh": [], "infer.sh, volumes prepared before": [], "plain MONAI": []}
     with tempfile.TemporaryDirectory() as out:
-        plain = subprocess.Popen(
-            plain_command(archive, images, out, runs), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        command = plain_command(archive, images, out, runs)
+        plain = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         ours = ours_in_process(archive, data_root, runs)
         for _ in range(runs):
-            found["plain MONAI"].append(float(plain.stdout.readline()))
-            found["infer.sh"].append(next(ours))
+            line = plain.stdout.readline()
+            if not line:
+                sys.exit(f"error: the plain MONAI script ended with {plain.wait()}; what it says is above")
+            found["plain MONAI"].append(float(line))
+            for name, seconds in zip(list(found)[:2], next(ours), strict=True):
+                found[name].append(seconds)
             plain.stdin.write("\n")
             plain.stdin.flush()
         plain.wait()
     return found
 
 
-def whole(archive: str, images: list[str], runs: int) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {"infer.sh": [], "plain MONAI": []}
+def whole(archive: str, images: list, runs: int) -> dict[str, list[float]]:
+    """Seconds of whole processes, and of what infer.sh's consist of."""
+    found: dict[str, list[float]] = {n: [] for n in ("infer.sh", "nothing to do", "its step", "plain MONAI")}
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as out:
-            found["plain MONAI"].append(seconds(plain_command(archive, images, out, 1)))
-        os.unlink(f"{archive}/eval/evaluation.zip")
-        for path in Path(archive, "eval").glob("*/*_seg.nii.gz"):
-            shutil.rmtree(path.parent)
-        found["infer.sh"].append(seconds([f"{archive}/commands/infer.sh", "print_conf=False"]))
+            found["plain MONAI"].append(timed(plain_command(archive, images, out, 1)))
+        delete_predictions(archive)
+        found["infer.sh"].append(timed(infer(archive)))
+        step = json.loads(Path(archive, "provenance/evaluate_published.json").read_text())
+        found["its step"].append(step["resources"]["wall_seconds"])
+        found["nothing to do"].append(timed(infer(archive)))
     return found
 
 
-def seconds(command: list[str]) -> float:
+def infer(archive: str) -> list[str]:
+    return [f"{archive}/commands/infer.sh", "print_conf=False"]
+
+
+def delete_predictions(archive: str) -> None:
+    """What infer.sh makes: the evaluation, and each case's segmentation or the table of all."""
+    folder = Path(archive, "eval")
+    folder.joinpath("evaluation.zip").unlink()
+    for name in ("probabilities.tsv", "predictions.tsv"):
+        folder.joinpath(name).unlink(missing_ok=True)
+    for path in folder.glob("*/*_seg.nii.gz"):
+        if path.parent.name not in ("ckpt", "ensemble"):
+            path.unlink()
+
+
+@contextmanager
+def restored(folder: Path) -> Iterator[None]:
+    """Puts a folder back as it was, with its files' times, unless its bytes are what they were."""
+    with tempfile.TemporaryDirectory() as spare:
+        kept = Path(spare, folder.name)
+        shutil.copytree(folder, kept)
+        try:
+            yield
+        finally:
+            if contents(folder) != contents(kept):
+                shutil.rmtree(folder, ignore_errors=True)
+                shutil.copytree(kept, folder)
+                print(f"{folder}: put back as it was", file=sys.stderr)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def timed(command: list[str]) -> float:
+    """Seconds that a command takes; where it fails, this script ends with what it said."""
     started = time.perf_counter()
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - started
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        said = (done.stdout + done.stderr).strip()[-4000:]
+        sys.exit(f"error: {command[0]} ended with {done.returncode}; it said:\n{said}")
+    return seconds
+
+
+def check(archive: str) -> None:
+    """Refuse an archive that is not complete, or whose infer.sh does not run, before anything is timed or deleted."""
+    for name in ("config/effective/publish.json", "commands/infer.sh", "models/model.ts", "eval/evaluation.zip"):
+        if not Path(archive, name).is_file():
+            sys.exit(f"error: {archive}/{name}: file not found; wanted an archive that is complete: build it first")
+    timed(infer(archive))
 
 
 def main() -> None:
@@ -112,22 +168,33 @@ def main() -> None:
     parser.add_argument("--data-root", default=".", type=lambda path: str(Path(path).resolve()))
     parser.add_argument("--runs", type=int, default=5)
     given = parser.parse_args()
+    # infer.sh takes the first python3, which is to be the one that runs this.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    check(given.archive)
+    images = images_of(given.archive, given.data_root)
+    with restored(Path(given.archive, "eval")):
+        tell("in one process", in_process(given.archive, given.data_root, images, given.runs), len(images))
+        tell("whole processes", whole(given.archive, images, given.runs), len(images))
+
+
+def images_of(archive: str, data_root: str) -> list[str | list[str]]:
+    """Of each case that infer.sh predicts, its file, or one for each channel."""
+    from armarium.configure import read_effective
     from armarium.split_files import read_splits
     from armarium.steps import published_cases
 
-    publish = json.loads(Path(given.archive, "config/effective/publish.json").read_text())["publish"]
-    names = published_cases(given.archive, publish)
-    cases = read_splits(f"{given.archive}/data/splits.json")["cases"]
-    images = [f"{given.data_root}/{cases[name]['image'][0]}" for name in names]
-    for what, found in (
-        ("in one process", in_process(given.archive, given.data_root, images, given.runs)),
-        ("whole processes", whole(given.archive, images, given.runs)),
-    ):
-        ours, plain = (median(values) / len(images) for values in found.values())
-        print(
-            f"{what}: infer.sh {ours:.3f} s a case, plain MONAI {plain:.3f} s a case ({len(images)} cases, {given.runs} runs)"
-        )
-        print("  " + json.dumps({k: [round(v, 3) for v in values] for k, values in found.items()}), flush=True)
+    cases = read_splits(f"{archive}/data/splits.json")["cases"]
+    names = published_cases(archive, read_effective(archive, "publish")["publish"])
+    files = [[f"{data_root}/{image}" for image in cases[name]["image"]] for name in names]
+    return [channels if len(channels) > 1 else channels[0] for channels in files]
+
+
+def tell(what: str, found: dict[str, list[float]], cases: int) -> None:
+    print(f"{what}: median of {len(found['infer.sh'])} runs, {cases} cases")
+    for name, values in found.items():
+        seconds = median(values)
+        runs = ", ".join(f"{v:.2f}" for v in values)
+        print(f"  {name:<34} {seconds:7.2f} s   {seconds / cases:6.3f} s a case   ({runs})", flush=True)
 
 
 if __name__ == "__main__":

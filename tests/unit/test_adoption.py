@@ -98,6 +98,34 @@ def test_an_edited_source_outdates_exactly_its_cone(clone, index):
     assert outdated(clone) == {"models/model.ts"}
 
 
+def test_an_edit_of_how_is_logged_outdates_the_manifest_alone(clone, index):
+    write_json(layout.manifest(clone), with_log_config(clone))
+    Path(layout.log_config(clone)).write_text("edited")
+    os.utime(layout.log_config(clone), (1000, 1000))
+    assert adopt(clone, index) == []
+    assert not outdated(clone)
+    assert mtime(clone, "resources/log.config") > mtime(clone, "ro-crate-metadata.json")
+
+
+def with_log_config(clone: str) -> dict:
+    """The manifest, naming a log.config that is not the one that its step wrote: none has made it."""
+    path = Path(layout.log_config(clone))
+    path.parent.mkdir()
+    path.write_text("content")
+    entity = {"@id": "resources/log.config", "@type": "File", "sha256": sha256(path), "contentSize": "7"}
+    graph = json.loads(Path(layout.manifest(clone)).read_text())["@graph"]
+    return {"@graph": [*graph, entity]}
+
+
+def test_with_an_edited_log_config_that_the_manifest_names_the_others_keep_their_order(clone, index):
+    write_json(layout.manifest(clone), with_log_config(clone))
+    shuffle(clone)
+    assert adopt(clone, index) == [] and not outdated(clone)
+    made = [mtime(clone, path) for path in STEPS]
+    assert [b - a for a, b in itertools.pairwise(made)] == [10**9] * 3
+    assert mtime(clone, "resources/log.config") < mtime(clone, "ro-crate-metadata.json")
+
+
 def test_an_edit_of_equal_length_is_seen(clone, index):
     path = Path(clone, "config/effective/train.json")
     path.write_text(path.read_text().upper())

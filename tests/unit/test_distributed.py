@@ -22,9 +22,12 @@ from armarium.distributed import ALONE, Batches, Team
 from armarium.errors import UserError
 from armarium.export import deterministic_bytes
 from armarium.network import build_network
+from armarium.parent import CONTINUE, TRANSFER
 from armarium.run import ReadWorkspace, Workspace
+from armarium.starting import NEW, RESIZED, TAKEN, validation_digest
 from armarium.tables import read_tsv
 from armarium.torchrun import compute
+from test_finetune import file_of, network, parent_in, plain
 from tiny import CLASSES, REPO, component, recipe, settings, squares, training_of
 
 EPOCHS = 20
@@ -325,6 +328,59 @@ def test_an_epoch_that_is_listed_later_is_trained_by_as_many_processes(two, data
     _, wanted = train(data, tmp_path / "wanted", 2, keep_epochs=missing)
     kept = Workspace(**asked["workspace"]).kept / f"{missing[0]}.pt"
     assert kept.read_bytes() == wanted[f"checkpoints/epoch-{missing[0]}.pt"]
+
+
+# ---- fine-tuning
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory) -> Path:
+    """Weights of other channels and classes: of them layers are taken, resized and new."""
+    return file_of(tmp_path_factory.mktemp("parent") / "model.pt", plain(network(channels=2, classes=3, seed=5)))
+
+
+def tune(data, archive: Path, parent: Path, processes: int, **more) -> dict[str, bytes]:
+    """The run of a training that starts from a parent's weights; it saves no epoch but the last."""
+    parent_in(archive, TRANSFER, parent, "model.pt")
+    start = {"mode": TRANSFER, "weights": {}}
+    return train(data, archive, processes, start=start, epochs=3, **more)[1]
+
+
+def test_two_processes_fine_tune_what_one_does_with_the_whole_batch(data, parent, tmp_path):
+    alone = tune(data, tmp_path / "one", parent, 1, batch_size=2)
+    several = tune(data, tmp_path / "two", parent, 2)
+    assert several["starting_weights.tsv"] == alone["starting_weights.tsv"]
+    assert {row["what"] for row in table(several, "starting_weights.tsv")} == {TAKEN, RESIZED, NEW}
+    lines = [members["summary.log"].decode().splitlines() for members in (alone, several)]
+    started = [[line for line in told if line.startswith("Started: ")] for told in lines]
+    assert started[0] == started[1] and "5 taken, 1 resized, 2 new" in started[0][0]
+    for name in ("logs/training_loss.tsv", "validation_metrics/aggregated.tsv"):
+        rows, wanted = table(several, name), table(alone, name)
+        assert len(rows) == len(wanted) > 0
+        for row, want in zip(rows, wanted, strict=True):
+            assert {k: number(v) for k, v in row.items()} == pytest.approx(
+                {k: number(v) for k, v in want.items()}, abs=1e-6
+            ), name
+
+
+@pytest.mark.slow
+def test_they_do_so_to_the_same_bytes_each_time(data, parent, tmp_path):
+    runs = [tune(data, tmp_path / name, parent, 2) for name in "ab"]
+    assert runs[0] == runs[1] and runs[0].keys() >= {"checkpoints/epoch-3.pt", "starting_weights.tsv"}
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_to_the_bytes_of_two_that_never_stopped(data, tmp_path):
+    first, whole, longer = (tmp_path / name for name in ("first", "whole", "longer"))
+    train(data, first, 2, epochs=2, lr_scheduler=None)
+    _, wanted = train(data, whole, 2, epochs=4, lr_scheduler=None)
+    more = {"epochs": 4, "lr_scheduler": None, "start": {"mode": CONTINUE, "weights": {}}}
+    validated = {"0": validation_digest(job(data, longer, **more)["training"]["settings"], data[2])}
+    parent_in(longer, CONTINUE, Path(layout.run_zip(str(first), "0")), "split-0.zip", validated)
+    _, found = train(data, longer, 2, **more)
+    names = wanted.keys() - {"run.json", "summary.log"}
+    assert {n for n in names if found[n] != wanted[n]} == set() and "checkpoints/epoch-4.pt" in names
+    assert found.keys() - wanted.keys() == {"starting_weights.tsv"}
 
 
 # ---- why it ended

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import random
 from pathlib import Path
@@ -78,6 +79,58 @@ def test_the_model_card_says_how_sure_the_published_results_are(archive):
     assert "Split 0, which is published, on the 2 cases of Test: held; interval: 95 %" in text
     assert "| MeanDice | 0.8000 | 0.7000 to 0.9000 | 0 |" in text
     assert "HausdorffDistance" not in text.partition("interval: 95 %")[2], "a metric that no case has"
+
+
+ENSEMBLE = "Ensemble, `models/ensemble.ts`: the mean probabilities of splits 0, 1"
+
+
+def archive_of_an_ensemble(folder: Path, **section) -> str:
+    archive = make_archive(folder, section={"ensemble": True, **section})
+    finish_run(archive, 1)
+    report = {"members": [{"split": 0}, {"split": 1}], "mean_of": "softmax"}
+    write_zip(layout.further_export_zip(archive, "ensemble"), {"report.json": json.dumps(report)})
+    rows = "".join(f"sub-{i}\tses-M000\t0.2\t{dice}\tn/a\n" for i, dice in ((4, 0.75), (5, 0.95)))
+    table = f"participant_id\tsession_id\tloss\tMeanDice\tHausdorffDistance\n{rows}"
+    write_zip(layout.eval_zip(archive, layout.OF_ENSEMBLE), {"details.tsv": table})
+    return archive
+
+
+def test_the_model_card_has_the_ensembles_results_with_how_sure_they_are(tmp_path):
+    archive = archive_of_an_ensemble(tmp_path)
+    text = Path(model_card.write_doc(archive, "README.md")[0]).read_text()
+    told = text.partition(ENSEMBLE)[2].partition("Distances")[0].splitlines()
+    assert told == [
+        ", on the 2 test cases that no split has seen (`eval/ensemble/`); interval: 95 %, percentile bootstrap over cases.",
+        "",
+        "| Metric | Mean | Interval | Undefined |",
+        "|---|---|---|---|",
+        "| loss | 0.2000 | 0.2000 to 0.2000 | 0 |",
+        "| MeanDice | 0.8500 | 0.7500 to 0.9500 | 0 |",
+        "",
+    ]
+
+
+def test_the_model_card_says_where_no_case_is_left_to_score_an_ensemble_on(tmp_path):
+    archive = archive_of_an_ensemble(tmp_path, test={"groups": {}})
+    text = Path(model_card.write_doc(archive, "README.md")[0]).read_text()
+    assert f"{ENSEMBLE}. It is scored on no case: its members have seen those of every test group." in text
+
+
+def test_the_model_card_of_an_archive_without_an_ensemble_has_none(archive, tmp_path):
+    assert "Ensemble" not in Path(model_card.write_doc(archive, "README.md")[0]).read_text()
+    given_up = archive_of_an_ensemble(tmp_path / "given up", ensemble=False)
+    assert "Ensemble" not in Path(model_card.write_doc(given_up, "README.md")[0]).read_text()
+    Path(layout.sidecar(given_up, "export_ensemble")).parent.mkdir(exist_ok=True)
+    write_json(layout.sidecar(given_up, "export_ensemble"), {})
+    assert ENSEMBLE in Path(model_card.write_doc(given_up, "README.md")[0]).read_text(), "it was asked for by name"
+
+
+@pytest.mark.parametrize("report", [[], {"members": 3, "mean_of": "softmax"}, {"members": [3], "mean_of": "softmax"}])
+def test_an_ensemble_that_does_not_say_what_it_is_is_refused(report, tmp_path):
+    archive = archive_of_an_ensemble(tmp_path)
+    write_zip(layout.further_export_zip(archive, "ensemble"), {"report.json": json.dumps(report)})
+    with pytest.raises(UserError, match=r"ensemble\.zip: .*does not say what the ensemble is the mean of"):
+        model_card.write_doc(archive, "README.md")
 
 
 def test_an_interval_holds_the_mean_and_narrows_with_cases():

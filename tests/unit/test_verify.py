@@ -282,6 +282,20 @@ def test_the_list_of_changed_data_is_never_to_be_deleted(archive, how):
     assert not report.to_delete("irreplaceable")
 
 
+def test_an_edit_of_how_is_logged_is_told_until_the_manifest_has_it_and_never_to_be_deleted(archive):
+    name = "resources/log.config"
+    by_step(archive, "write_log_config", name, "[loggers]\n")
+    manifest_anew(archive)
+    assert found(archive) == {}
+    put(layout.log_config(archive), "[loggers]\nedited\n")
+    assert found(archive) == {"own": [name]}
+    assert "rm -f" not in str(verify(archive, "."))
+    manifest_anew(archive)
+    assert found(archive) == {} and read_manifest(archive).files[name][1] == len("[loggers]\nedited\n")
+    os.remove(layout.log_config(archive))
+    assert found(archive) == {"missing": [name]}
+
+
 def test_a_file_of_the_users_own_that_the_manifest_lists_is_never_to_be_deleted(archive):
     put(f"{archive}/notes.txt")
     manifest_anew(archive)

@@ -98,6 +98,8 @@ def test_the_ensemble_is_scored_on_the_test_group_alone_and_gives_the_mean(reque
     assert archive.eval.ensemble.metrics_csv.read_text() != archive.eval.metrics_csv.read_text()
     with archive.eval.ensemble.val_mean_dice_raw_csv.open() as file:
         assert len(list(csv.DictReader(file))) == len(held)
+    told = f"the mean probabilities of splits 0, 1, on the {len(held)} test cases that no split has seen"
+    assert told in (requested.archive / "docs/README.md").read_text()
     x = torch.randn(1, 1, 24, 24)
     splits = [requested.archive / f"training/split-{k}/models/best_models/best-MeanDice/model.ts" for k in (0, 1)]
     with torch.no_grad():

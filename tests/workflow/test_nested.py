@@ -152,5 +152,6 @@ def test_an_ensemble_of_splits_that_test_each_others_cases_is_made_but_never_sco
     scored = copy.snakemake("archives/micro/eval/ensemble/metrics.csv", ok=False)
     assert scored.returncode != 0
     assert "archives/micro: no test group that no split trains on, so an ensemble" in scored.stderr
-    assert copy.ran() == {"report_export": 1, "write_manifest": 1}
+    assert copy.ran() == {"report_export": 1, "write_doc": 1, "write_manifest": 1}
+    assert "It is scored on no case" in (copy.archive / "docs/README.md").read_text()
     assert not (copy.archive / "eval/ensemble").exists() and copy.planned() == {}

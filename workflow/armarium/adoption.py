@@ -2,7 +2,7 @@
 
 Its modification times are those of the copying, in random order, and Snakemake would remake much of it.
 Files whose bytes equal the manifest's get times in the order of the steps that made them. What differs from the
-manifest is no less visible than before: an edited source comes out newer than all, a changed product and what was
+manifest is no less visible than before: an edited source (or log.config) comes out newer than all, a changed product and what was
 made from it older than all, unless a job of this working directory made it, which Snakemake has a record of.
 So adopting once more, when times changed again, hides nothing either.
 """
@@ -76,12 +76,12 @@ class _Found:
     @cached_property
     def changed(self) -> list[str]:
         """Products with other bytes than the manifest's."""
-        return [p for p in self.present if p not in self.same and not is_source(self.archive, p)]
+        return [p for p in self.present if p not in self.same and not is_source_or_own(self.archive, p)]
 
     @cached_property
     def edited(self) -> list[str]:
         """Sources with other bytes than the manifest's."""
-        return [p for p in self.present if p not in self.same and is_source(self.archive, p)]
+        return [p for p in self.present if p not in self.same and is_source_or_own(self.archive, p)]
 
     @cached_property
     def levels(self) -> dict[str, int]:
@@ -90,7 +90,7 @@ class _Found:
     @cached_property
     def unknown(self) -> set[str]:
         """Products that no action of the manifest made: a sidecar was lost."""
-        return {p for p in self.present if not self.levels.get(p) and not is_source(self.archive, p)}
+        return {p for p in self.present if not self.levels.get(p) and not is_source_or_own(self.archive, p)}
 
     def rows(self) -> list[list[str]]:
         """Files by the order of their times, those of a row together."""
@@ -124,6 +124,16 @@ def is_source(archive: str, path: str) -> bool:
     records, whole = os.path.dirname(layout.sidecar(archive, "*")), f"{archive}/{path}"
     is_record = whole.startswith(f"{records}/") and whole != layout.workflow_copy(archive)
     return is_record or _is_given(archive, path)
+
+
+def is_own(archive: str, path: str) -> bool:
+    """Whether a file is written once, by a rule that reads nothing, for the user to edit: how is logged."""
+    return f"{archive}/{path}" == layout.log_config(archive)
+
+
+def is_source_or_own(archive: str, path: str) -> bool:
+    """Whether other bytes than the manifest's are an edit, and no damage to be mended."""
+    return is_source(archive, path) or is_own(archive, path)
 
 
 def _is_given(archive: str, path: str) -> bool:

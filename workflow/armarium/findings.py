@@ -69,6 +69,11 @@ KINDS = {
         f"restore it from a copy. An edit that is meant may stay, {LAST} makes anew what depends on it. "
         f"Where config.yaml lists the archive, delete it and {LAST} writes it again",
     ),
+    "own": Kind(
+        "for the user to edit, and not as in the manifest",
+        f"if the edit is meant, {LAST} takes it into the manifest; else restore it from a copy, or delete it, and {LAST} writes "
+        "the default",
+    ),
     "irreplaceable": Kind(
         "not as in the manifest, and no step makes it",
         f"restore it from a copy; or leave it so, {LAST} writes the manifest to match",

@@ -12,7 +12,7 @@ from .configure import (
     require_splits,
 )
 from .errors import UserError
-from .files import json_text, memory_bytes, parse_json, read_bytes
+from .files import json_text, memory_bytes, parse_json, read_bytes, read_json
 from .fingerprints import fingerprint_on_disk
 from .formats import REPORT, model_member, require_packages
 from .provenance import step
@@ -21,7 +21,7 @@ from .split_files import cases_unseen, read_splits, split_numbers
 from .standing import cases_sha256, member_of_ensemble
 from .steps import cases_of, export_options, published_evaluation_of, recipe_of
 from .trust import is_exported_here, note_exported
-from .zips import copy_member, write_zip, zip_member
+from .zips import copy_member, damaged, write_zip, zip_member
 
 ENSEMBLE_TS = "ensemble.ts"
 """The member of the ensemble's zip that is the model."""
@@ -84,6 +84,29 @@ def publish_format(archive: str, format: str) -> None:
 
 
 # ---- the ensemble
+
+
+def has_ensemble(archive: str) -> bool:
+    """Whether an ensemble belongs to the archive: by its configuration, or since it was once asked for by name."""
+    made = layout.sidecar(archive, f"export_{layout.ENSEMBLE}")
+    return bool(read_json(layout.archive_json(archive)).get("ensemble")) or Path(made).exists()
+
+
+def ensemble_report(archive: str) -> dict:
+    """What the ensemble's export says of it: ``members``, ``mean_of``.
+
+    Raises
+    ------
+    UserError
+        If there is none that can be read.
+    """
+    path = layout.further_export_zip(archive, layout.ENSEMBLE)
+    report = _report(path)
+    members = report.get("members")
+    listed = isinstance(members, list) and all(isinstance(member, dict) for member in members)
+    if not listed or report.get("mean_of") not in ("outputs", "softmax", "sigmoid"):
+        raise damaged(path, f"{REPORT} does not say what the ensemble is the mean of")
+    return report
 
 
 def _members(archive: str) -> dict[int, str]:

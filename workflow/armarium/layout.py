@@ -39,7 +39,8 @@ OF_ENSEMBLE = "ensemble/"
 BUNDLE_CONFIGS = ("metadata.json", "train.json", "evaluate.json", "inference.json", "logging.conf")
 PACKS = LABEL, DEPLOY, TRITON = "label", "deploy", "triton"
 """The clients that the published model is packed for on request: MONAI Label, MONAI Deploy, Triton Inference Server."""
-DOCS = ("README.md", "license.txt", "data_license.txt")
+MODEL_CARD = "README.md"
+DOCS = (MODEL_CARD, "license.txt", "data_license.txt")
 ENVIRONMENT = ("environment.txt", "host.json")
 CONDA_ENVIRONMENT = ("environment.yml", "environment_portable.yml", "explicit.txt")
 """Beside ``ENVIRONMENT`` where a step runs in a conda environment."""

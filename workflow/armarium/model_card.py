@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from statistics import fmean, pstdev
 
 from . import layout
@@ -12,11 +13,12 @@ from .configure import published_checkpoint, read_effective
 from .dataset import REGRESSION, read_facts
 from .errors import UserError
 from .files import read_json, write_text
+from .further_exports import ensemble_report, has_ensemble
 from .maps import finished_runs
 from .multi_label import is_multi_label, positives
 from .parent import read_parent
 from .results import OWN, sets_tested, spread
-from .split_files import own_groups, read_splits
+from .split_files import own_groups, read_splits, shared_groups
 from .tables import UNDEFINED, read_tsv
 from .uncertainty import interval
 from .zips import damaged, zip_member
@@ -26,10 +28,12 @@ WHO_DECIDES = (
     "non-commercial terms may bind a model trained on the data), then state the licence chosen."
 )
 
+INTERVAL = "interval: 95 %, percentile bootstrap over cases"
+
 
 def write_doc(archive: str, name: str) -> list[str]:
     """Write one of ``layout.DOCS``; return its path."""
-    makers = {"README.md": _readme, "license.txt": _licence, "data_license.txt": _data_licence}
+    makers = {layout.MODEL_CARD: _readme, "license.txt": _licence, "data_license.txt": _data_licence}
     if name not in makers:
         raise UserError(f"docs/{name}: no such document; wanted one of {', '.join(makers)}")
     write_text(layout.doc(archive, name), makers[name](archive))
@@ -136,10 +140,7 @@ def _results(archive: str, train: dict) -> str:
     runs = finished_runs(archive)
     if not runs:
         raise UserError(f"{archive}: no split is trained; the model card reports results")
-    chosen, groups = (
-        read_effective(archive, "select")["checkpoints"],
-        read_effective(archive, "test")["groups"],
-    )
+    chosen, groups = read_effective(archive, "select")["checkpoints"], _groups(archive)
     published = published_checkpoint(train)
     checkpoint = published if published in chosen else chosen[0]
     sets = sets_tested(groups, own_groups(groups), list(runs))
@@ -159,6 +160,7 @@ def _results(archive: str, train: dict) -> str:
         cells += [spread([_number(row.get(label)) for row in rows], "undefined") for rows in tested.values()]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     lines += _published_results(archive, labels, sets, checkpoint)
+    lines += _ensemble_results(archive, labels)
     units = "Distances are in mm. Values per class and case are in the tables beside each checkpoint."
     if train["task"] == REGRESSION:
         units = "Errors are in the target's units (squared where squared). Values per case are in the tables beside each checkpoint."
@@ -172,19 +174,44 @@ def _published_results(archive: str, labels: list[str], sets: dict, checkpoint: 
         if publish not in of:
             continue
         cases = _test_table(archive, of[publish], publish, checkpoint, "details.tsv")
-        values = {label: [v for c in cases if not math.isnan(v := _number(c.get(label)))] for label in labels}
-        lines += [
-            "",
-            f"Split {publish}, which is published, on the {len(cases)} cases of {_heading(name)}; interval: 95 %, percentile bootstrap over cases.",
-            "",
-            "| Metric | Mean | Interval | Undefined |",
-            "|---|---|---|---|",
-        ]
-        for label, known in values.items():
-            if found := interval(known):
-                counted = len(cases) - len(known)
-                lines.append(f"| {label} | {fmean(known):.4f} | {found[0]:.4f} to {found[1]:.4f} | {counted} |")
+        where = f"on the {len(cases)} cases of {_heading(name)}"
+        lines += ["", f"Split {publish}, which is published, {where}; {INTERVAL}.", "", *_by_metric(cases, labels)]
     return lines
+
+
+def _by_metric(cases: list[dict[str, str]], labels: list[str]) -> list[str]:
+    """A table of the mean of each metric over cases, and how sure it is."""
+    lines = ["| Metric | Mean | Interval | Undefined |", "|---|---|---|---|"]
+    for label in labels:
+        known = [value for case in cases if not math.isnan(value := _number(case.get(label)))]
+        if found := interval(known):
+            counted = len(cases) - len(known)
+            lines.append(f"| {label} | {fmean(known):.4f} | {found[0]:.4f} to {found[1]:.4f} | {counted} |")
+    return lines
+
+
+def _ensemble_results(archive: str, labels: list[str]) -> list[str]:
+    """Of an archive with an ensemble: what it is the mean of, and its results on the cases that no member has seen.
+
+    One that is only being made is told of by the next build, which has its results.
+    """
+    scores, is_scored = layout.eval_zip(archive, layout.OF_ENSEMBLE), bool(shared_groups(_groups(archive)))
+    sources = [layout.further_export_zip(archive, layout.ENSEMBLE), *([scores] if is_scored else [])]
+    if not has_ensemble(archive) or not all(Path(source).is_file() for source in sources):
+        return []
+    report = ensemble_report(archive)
+    averaged = "outputs" if report["mean_of"] == "outputs" else "probabilities"
+    splits = ", ".join(str(member.get("split")) for member in report["members"])
+    what = f"Ensemble, `models/ensemble.ts`: the mean {averaged} of splits {splits}"
+    if not is_scored:
+        return ["", f"{what}. It is scored on no case: its members have seen those of every test group."]
+    cases = _table(scores, "details.tsv", "score the ensemble")
+    where = f"on the {len(cases)} test cases that no split has seen (`eval/ensemble/`)"
+    return ["", f"{what}, {where}; {INTERVAL}.", "", *_by_metric(cases, labels)]
+
+
+def _groups(archive: str) -> dict:
+    return read_effective(archive, "test")["groups"]
 
 
 def _heading(name: str) -> str:
@@ -202,11 +229,16 @@ def _tested(archive: str, group: str, split: int, checkpoint: str) -> dict[str, 
 
 def _test_table(archive: str, group: str, split: int, checkpoint: str, table: str) -> list[dict[str, str]]:
     """Rows of a table of a test, at least one."""
-    path, name = layout.evaluation_zip(archive, group, split), f"{checkpoint}/{table}"
+    wanted = f"test split {split} on group {group}"
+    return _table(layout.evaluation_zip(archive, group, split), f"{checkpoint}/{table}", wanted)
+
+
+def _table(path: str, name: str, wanted: str) -> list[dict[str, str]]:
+    """Rows of a table in an evaluation's zip, at least one; ``wanted``: what makes that."""
     try:
         rows = read_tsv(zip_member(path, name).decode(errors="replace"), f"{path}: {name}")
     except FileNotFoundError:
-        raise UserError(f"{path}: file not found; test split {split} on group {group} first") from None
+        raise UserError(f"{path}: file not found; {wanted} first") from None
     if not rows:
         raise damaged(path, f"{name} has no rows")
     return rows

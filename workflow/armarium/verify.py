@@ -12,7 +12,7 @@ from datetime import timedelta
 from fnmatch import fnmatch
 
 from . import layout
-from .adoption import is_source
+from .adoption import is_own, is_source
 from .chain import Evidence, is_copy, older_inputs, other_origins, other_sources
 from .circumstances import other_circumstances, this_code
 from .errors import UserError
@@ -186,7 +186,7 @@ class _Files:
 
     def _as_listed(self, path: str, content: Content) -> Iterator[Finding]:
         """Of a file that is as the manifest says (or of which none says anything): whether its step wrote that."""
-        if content.sha256 in self.recorded[path]:
+        if content.sha256 in self.recorded[path] or is_own(self.archive, path):
             return
         if self.recorded[path]:
             self.spoilt[path] = self._proper(path)
@@ -197,6 +197,8 @@ class _Files:
             yield Finding("unrecorded", path)
 
     def _changed(self, path: str) -> Finding:
+        if is_own(self.archive, path):
+            return Finding("own", path)
         if self._is_made(path) or self._is_derived(path):
             self.spoilt[path] = self._proper(path)
             return Finding("changed", path)

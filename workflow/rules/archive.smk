@@ -144,6 +144,7 @@ rule write_doc:
             layout.doc("{archive}", "{doc}"),
             all_runs,
             all_evaluations,
+            ensemble_of_card,
             layout.dataset_json("{archive}"),
             layout.splits_json("{archive}"),
         ),

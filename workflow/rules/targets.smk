@@ -406,6 +406,15 @@ def further_models(wildcards):
     return found
 
 
+def ensemble_of_card(wildcards):
+    """What the model card tells of the ensemble, where the archive has one."""
+    archive, of = wildcards.archive, layout.ENSEMBLE
+    if wildcards.doc != layout.MODEL_CARD or of not in further_exports(archive):
+        return []
+    scored = [layout.eval_zip(archive, layout.OF_ENSEMBLE)] if configured(archive).shared_groups else []
+    return [layout.further_export_zip(archive, of), *scored]
+
+
 def in_manifest(archive, path):
     return os.path.relpath(path, archive) in files_of_manifest(archive)
 
