@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ import pytest
 import torch
 from armarium import gpu_pool, gpus, network, torchrun
 from armarium.errors import UserError
+from armarium.status import Status
 
 from tests.stand_in_gpus import StandInGpus
 
@@ -239,6 +241,12 @@ def test_what_a_strangers_lock_file_says_cannot_touch_the_terminal(pool, machine
         for text in ("{", "[]", '{"gpu": "x", "process": {"number": "y"}}', ""):
             path.write_text(text)
             assert "a program that does not say which" in str(gpu_pool.holders()[0])
+
+
+def test_the_status_of_an_archive_names_who_holds_a_gpu(pool, machine):
+    gpu_pool.take(1)
+    shown = str(Status("archives/a", 0, [], [], [], Counter(), {}, [], gpu_pool.holders()))
+    assert f"  in use    GPU 0 (Test): held by process {os.getpid()} on " in shown
 
 
 # ---- what other programs fill
