@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ..workflow.conftest import Project, micro_config
 
@@ -117,6 +118,13 @@ class OnSlurm(Project):
         quick = ["--slurm-init-seconds-before-status-checks", "1", "--max-status-checks-per-second", "1"]
         patience = ["--slurm-status-attempts", "120", "--latency-wait", "10"]
         return [sys.executable, "-m", "snakemake", "--profile", "profiles/slurm", *quick, *patience, *args]
+
+    def override(self, rule: str, **resources: int) -> None:
+        """Say in the profile what a rule gets, as a user does."""
+        path = self.folder / "profiles/slurm/config.yaml"
+        profile = yaml.safe_load(path.read_text())
+        profile["set-resources"][rule] |= resources
+        path.write_text(yaml.safe_dump(profile))
 
     def started(self, *args: str) -> subprocess.Popen:
         """A call that goes on while the test does; what it says is in snakemake.log."""

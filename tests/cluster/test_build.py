@@ -56,8 +56,9 @@ def test_the_light_rules_of_a_stage_are_one_job(built_there):
 
 
 def test_rules_say_what_they_want_and_a_user_overrides_it_in_one_place(slurm, on_slurm):
-    """Both trainings at once, each with a GPU of its own; what --set-resources says goes before the rules."""
-    run = on_slurm.started("--set-resources", "train_split:mem_mb=3000", "--", *TRAININGS)
+    """Both trainings at once, each with a GPU of its own; what the profile says goes before the rules."""
+    on_slurm.override("train_split", mem_mb=3000)
+    run = on_slurm.started("--", *TRAININGS)
     jobs = eventually(
         lambda: all(found := [slurm.training(0), slurm.training(1)]) and found, why="two trainings at once"
     )

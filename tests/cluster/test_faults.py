@@ -87,8 +87,9 @@ def test_what_a_killed_snakemake_left_waiting_is_taken_back(slurm, on_slurm, tra
 
 @pytest.mark.slow
 def test_a_training_over_its_time_limit_goes_on(slurm, on_slurm):
-    on_slurm.configure(two_splits(1000))
-    run = on_slurm.started("--set-resources", "train_split:runtime=1", "--retries", "20", "--", TRAININGS[0])
+    on_slurm.configure(two_splits(2500))
+    on_slurm.override("train_split", runtime=1)
+    run = on_slurm.started("--retries", "20", "--", TRAININGS[0])
     assert run.wait() == 0, on_slurm.said
     assert "TIMEOUT" in on_slurm.said and resumed(on_slurm, 0)
 
