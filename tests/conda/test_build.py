@@ -207,7 +207,9 @@ def test_an_adopted_archive_comes_back_without_conda_and_says_what_it_is_then_tr
     copy.archive = copy.folder / "elsewhere/taken"
     target = "elsewhere/taken/ro-crate-metadata.json"
     assert copy.planned(target) == {}
-    files, weights = recorded(source), zip_hashes(source.archive / "training/split-0/run.zip")
+    # Of exports on request nothing is frozen: without conda it does not come back.
+    files = {name: data for name, data in recorded(source).items() if not name.startswith("onnx/")}
+    weights = zip_hashes(source.archive / "training/split-0/run.zip")
     shutil.rmtree(copy.archive / "env")
     copy.snakemake(target)
     assert recorded(copy) == files
