@@ -125,6 +125,7 @@ def test_every_rule_makes_the_same_bytes_in_its_own_environment(complete, figure
     local.configure(with_export())
     start = time.monotonic()
     jobs = local.ran()
+    jobs.pop("synthesize_micro")  # the dataset is there already, with conda
     figures.add("conda: seconds of the same archive without", round(time.monotonic() - start, 1))
     figures.add("conda: jobs of the whole micro archive", sum(jobs.values()))
     assert complete.jobs == jobs | {f"record_{of}_environment": 1 for of in ("conda", "data", "onnx")}
