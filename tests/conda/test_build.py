@@ -125,6 +125,7 @@ def test_every_rule_makes_the_same_bytes_in_its_own_environment(complete, figure
     local.configure(with_export())
     start = time.monotonic()
     jobs = local.ran()
+    jobs.pop("synthesize_micro")  # the dataset is there already, with conda
     figures.add("conda: seconds of the same archive without", round(time.monotonic() - start, 1))
     figures.add("conda: jobs of the whole micro archive", sum(jobs.values()))
     assert complete.jobs == jobs | {f"record_{of}_environment": 1 for of in ("conda", "data", "onnx")}
@@ -207,7 +208,9 @@ def test_an_adopted_archive_comes_back_without_conda_and_says_what_it_is_then_tr
     copy.archive = copy.folder / "elsewhere/taken"
     target = "elsewhere/taken/ro-crate-metadata.json"
     assert copy.planned(target) == {}
-    files, weights = recorded(source), zip_hashes(source.archive / "training/split-0/run.zip")
+    # Of exports on request nothing is frozen: without conda it does not come back.
+    files = {name: data for name, data in recorded(source).items() if not name.startswith("onnx/")}
+    weights = zip_hashes(source.archive / "training/split-0/run.zip")
     shutil.rmtree(copy.archive / "env")
     copy.snakemake(target)
     assert recorded(copy) == files

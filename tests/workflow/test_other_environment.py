@@ -54,7 +54,8 @@ def test_another_environment_plans_nothing_is_told_and_marks_what_is_made_again_
     assert f"nibabel {made_with}, here 99.0" in told and "nothing wrong" in told
     Path(layout.eval_zip(str(copy.archive))).unlink()
     ran = finished_jobs(call(other_python, copy, "snakemake", "--cores", "2"))
-    assert ran == {"evaluate_published": 1, "write_manifest": 1}
+    cut_from_it = {"extract_segmentation": 3, "write_eval_dice": 1, "write_eval_metrics": 1}
+    assert ran == {"evaluate_published": 1, **cut_from_it, "write_manifest": 1}
     said = f"A job of rule evaluate_published, in another environment than env/ describes: nibabel 99.0 for {made_with}"
     assert versions(copy.archive, "evaluate_published") == ("99.0", said)
     assert hashes(copy.archive) == before
