@@ -165,10 +165,10 @@ def prepared(tmp_path_factory) -> Project:
 
 
 @pytest.fixture(scope="session")
-def trained_here(prepared, tmp_path_factory) -> Project:
-    """The same, trained on this machine and never interrupted."""
+def built_here(prepared, tmp_path_factory) -> Project:
+    """The same, built on this machine and never interrupted."""
     project = Project.copy_of(prepared, tmp_path_factory.mktemp("here") / "project")
-    project.snakemake("--", *TRAININGS)
+    project.snakemake()
     return project
 
 

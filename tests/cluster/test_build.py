@@ -9,6 +9,8 @@ import pytest
 from ..workflow.conftest import Project, hashes, zip_hashes
 from .conftest import TRAININGS, OnSlurm, eventually, two_splits
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def built_here(tmp_path_factory) -> Project:
@@ -44,8 +46,7 @@ def test_the_light_rules_of_a_stage_are_one_job(built_there):
     assert sorted(sent) == sorted(
         [
             "synthesize",
-            "check",
-            "split",
+            "prepared",
             "described",
             *(["train", "export", "test", "cut"] * 2),
             "published",

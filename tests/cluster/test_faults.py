@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from ..workflow.conftest import Project, zip_hashes
+from ..workflow.conftest import Project, hashes, zip_hashes
 from .conftest import TRAININGS, OnSlurm, eventually, two_splits
 
 
@@ -37,9 +37,9 @@ def both_train(slurm, project: OnSlurm) -> bool:
     return all(slurm.training(k) and project.trained(k) for k in (0, 1))
 
 
-def test_a_cancelled_training_and_then_a_killed_snakemake(slurm, on_slurm, trained_here):
+def test_an_archive_whose_training_is_cancelled_and_then_its_snakemake_killed(slurm, on_slurm, built_here):
     """Called again, Snakemake waits for what trains, and trains nothing a second time."""
-    run = on_slurm.started("--", *TRAININGS)
+    run = on_slurm.started()
     eventually(lambda: both_train(slurm, on_slurm))
     first = slurm.training(0)
     slurm.cancel(first)
@@ -47,28 +47,29 @@ def test_a_cancelled_training_and_then_a_killed_snakemake(slurm, on_slurm, train
     left = [number for k in (0, 1) if (number := slurm.training(k))]
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
-    assert on_slurm.started("--", *TRAININGS).wait() == 0, on_slurm.said
+    assert on_slurm.started().wait() == 0, on_slurm.said
     for number in left:
         assert f"goes on by itself, and is waited for: Slurm job {number}, running" in on_slurm.said
-    same(on_slurm, trained_here)
     assert (trainers(on_slurm, 0), trainers(on_slurm, 1)) == (2, 1)
-    assert on_slurm.planned("--", *TRAININGS) == {}
+    same(on_slurm, built_here)
+    assert hashes(on_slurm.archive) == hashes(built_here.archive)
+    assert on_slurm.planned() == Project(on_slurm.folder).planned() == {}
 
 
 @pytest.mark.slow
-def test_a_controller_that_restarts(slurm, on_slurm, trained_here):
+def test_a_controller_that_restarts(slurm, on_slurm, built_here):
     run = on_slurm.started("--", *TRAININGS)
     eventually(lambda: both_train(slurm, on_slurm))
     slurm.kill_controller()
     time.sleep(40)
     slurm.start_what_is_down()
     assert run.wait() == 0, on_slurm.said
-    same(on_slurm, trained_here)
+    same(on_slurm, built_here)
     assert trainers(on_slurm, 0) == trainers(on_slurm, 1) == 1
 
 
 @pytest.mark.slow
-def test_what_a_killed_snakemake_left_waiting_is_taken_back(slurm, on_slurm, trained_here):
+def test_what_a_killed_snakemake_left_waiting_is_taken_back(slurm, on_slurm, built_here):
     blocker = slurm.hold_a_gpu()
     try:
         run = on_slurm.started("--", *TRAININGS)
@@ -81,7 +82,7 @@ def test_what_a_killed_snakemake_left_waiting_is_taken_back(slurm, on_slurm, tra
     finally:
         slurm.cancel(blocker)
     assert again.wait() == 0, on_slurm.said
-    same(on_slurm, trained_here)
+    same(on_slurm, built_here)
     assert trainers(on_slurm, 0) == trainers(on_slurm, 1) == 1
 
 
@@ -95,7 +96,7 @@ def test_a_training_over_its_time_limit_goes_on(slurm, on_slurm):
 
 
 @pytest.mark.slow
-def test_a_node_that_dies(slurm, on_slurm, trained_here):
+def test_a_node_that_dies(slurm, on_slurm, built_here):
     run = on_slurm.started("--", *TRAININGS)
     eventually(lambda: both_train(slurm, on_slurm))
     node = slurm.known(slurm.training(0))["NodeList"]
@@ -104,5 +105,5 @@ def test_a_node_that_dies(slurm, on_slurm, trained_here):
         assert run.wait() == 0, on_slurm.said
     finally:
         slurm.start_what_is_down()
-    same(on_slurm, trained_here)
+    same(on_slurm, built_here)
     assert resumed(on_slurm, 0)

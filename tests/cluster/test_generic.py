@@ -42,4 +42,4 @@ def test_an_archive_is_built_through_cluster_generic(slurm, tmp_path):
         project.configure(two_splits())
         project.snakemake()
     assert hashes(there.archive) == hashes(here.archive)
-    assert len(list((there.folder / "logs/pbs").glob("*.log"))) == 15
+    assert len(list((there.folder / "logs/pbs").glob("*.log"))) == 14

@@ -112,6 +112,7 @@ def bundled(stage, *parts):
     return group
 
 
+PREPARED = bundled("prepared")
 DESCRIBED = bundled("described")
 CUT = bundled("cut", "split")
 PUBLISHED = bundled("published")

@@ -36,6 +36,8 @@ rule check_data:
         layout.data_record("{archive}"),
     log:
         layout.log("{archive}", "check_data"),
+    group:
+        PREPARED
     conda:
         "../../envs/data.yaml"
     threads: 2
@@ -55,6 +57,8 @@ checkpoint split_data:
         layout.splits_json("{archive}"),
     log:
         layout.log("{archive}", "split_data"),
+    group:
+        PREPARED
     conda:
         "../../envs/data.yaml"
     resources:
