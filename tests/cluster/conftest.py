@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -97,7 +97,7 @@ def _kill_what_has(variable: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def slurm() -> Slurm:
+def slurm() -> Iterator[Slurm]:
     if not (TOOLS / "slurm-up.sh").is_file():
         pytest.skip(f"no tools to start a Slurm in {TOOLS}; SLURM_TOOLS says where they are")
     if os.geteuid() != 0:
@@ -114,6 +114,10 @@ def slurm() -> Slurm:
 class OnSlurm(Project):
     """A project whose calls send their jobs to Slurm."""
 
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self.calls: list[subprocess.Popen] = []
+
     def command(self, *args: str) -> list[str]:
         quick = ["--slurm-init-seconds-before-status-checks", "1", "--max-status-checks-per-second", "1"]
         patience = ["--slurm-status-attempts", "120", "--latency-wait", "10"]
@@ -128,8 +132,10 @@ class OnSlurm(Project):
 
     def started(self, *args: str) -> subprocess.Popen:
         """A call that goes on while the test does; what it says is in snakemake.log."""
-        log = open(self.folder / "snakemake.log", "ab")  # noqa: SIM115 (the child's)
-        return subprocess.Popen(self.command(*args), cwd=self.folder, env=self.environment, stdout=log, stderr=log)
+        with open(self.folder / "snakemake.log", "ab") as log:
+            call = subprocess.Popen(self.command(*args), cwd=self.folder, env=self.environment, stdout=log, stderr=log)
+        self.calls.append(call)
+        return call
 
     @property
     def said(self) -> str:
@@ -173,5 +179,8 @@ def built_here(prepared, tmp_path_factory) -> Project:
 
 
 @pytest.fixture
-def on_slurm(slurm, prepared, tmp_path) -> OnSlurm:
-    return OnSlurm.copy_of(prepared, tmp_path / "project")
+def on_slurm(slurm, prepared, tmp_path) -> Iterator[OnSlurm]:
+    project = OnSlurm.copy_of(prepared, tmp_path / "project")
+    yield project
+    for call in project.calls:
+        call.kill()  # of a test that failed
