@@ -193,6 +193,7 @@ def forget(project: Project, *names: str) -> None:
         shutil.rmtree(project.archive / "test/group-holdout/results/split-0" / name.rpartition("/")[2])
 
 
+@pytest.mark.slow
 def test_checkpoints_are_added_and_those_that_were_there_stay(copy):
     first = digests(copy.archive)
     run = members(copy.archive / "training/split-0/run.zip")

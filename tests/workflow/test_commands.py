@@ -97,9 +97,9 @@ def test_a_command_whose_files_are_there_makes_nothing(used):
 @pytest.mark.parametrize(
     ("lost", "rules"),
     [
-        ("eval/ckpt/evaluation.zip", {"evaluate_checkpoint": 1}),
+        pytest.param("eval/ckpt/evaluation.zip", {"evaluate_checkpoint": 1}, marks=pytest.mark.slow),
         ("eval/ckpt/metrics.csv", {"write_eval_metrics": 1}),
-        ("models/parity/1x1x64x64.json", {"compare_shape": 1}),
+        pytest.param("models/parity/1x1x64x64.json", {"compare_shape": 1}, marks=pytest.mark.slow),
     ],
 )
 def test_a_lost_file_of_theirs_comes_back_with_its_bytes(used, lost, rules):

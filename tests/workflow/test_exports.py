@@ -32,6 +32,7 @@ def make_inexpressible(archive: Path) -> None:
     (archive / MODEL).unlink()
 
 
+@pytest.mark.slow
 def test_a_format_that_is_asked_for_by_name_is_declared_and_kept_and_one_that_cannot_be_harms_nothing(built, tmp_path):
     with WarmProject.copy_of(built, tmp_path / "project") as project:
         archive, first = project.archive, hashes(project.archive)

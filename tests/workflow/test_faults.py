@@ -64,6 +64,7 @@ def test_a_disk_that_fills_while_a_split_trains_costs_neither_the_old_run_nor_an
         assert not half_done(copy.folder)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_plans_and_light_steps_and_the_next_run_completes_the_archive(built, copy, figures):
     with disk_of(copy.folder / "archives") as disk:
         disk.leave(0)
@@ -153,6 +154,7 @@ def test_a_read_only_cache_serves_what_it_has(copy, figures):
 # ---- data that change while a run is at work
 
 
+@pytest.mark.slow
 def test_data_that_change_after_the_check_are_not_trained_under_the_old_hash(built, copy, figures):
     for lost in (RUN, "archives/micro/data/cases.tsv"):
         (copy.folder / lost).unlink()

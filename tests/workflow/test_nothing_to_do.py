@@ -382,6 +382,7 @@ def foreign(project, tmp_path) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_nothing_to_do_for_another_users_archive_and_an_edit_of_it_is_noticed(project, foreign, figures):
     mine = Powerless(project.folder)
     for how in ("in random order", "in the future"):
@@ -394,6 +395,7 @@ def test_nothing_to_do_for_another_users_archive_and_an_edit_of_it_is_noticed(pr
     assert mine.planned(str(foreign / MANIFEST)).keys() == wanted
 
 
+@pytest.mark.slow
 def test_an_archive_that_only_others_may_write_needs_its_times_in_order(project, foreign, figures):
     for path in (foreign, *foreign.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)

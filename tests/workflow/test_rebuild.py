@@ -150,6 +150,7 @@ def test_every_lost_file_of_other_archives_comes_back(tmp_path, build, figures):
     prove_every_file(build(tmp_path / "built"), tmp_path, figures)
 
 
+@pytest.mark.slow
 def test_a_warm_call_runs_what_a_command_runs(built, tmp_path):
     """Else the walks would prove something of the harness."""
     target, planned, ran = "archives/micro/models/model.ts", [], []
@@ -357,6 +358,7 @@ def prove_made_again(project: Project, folder: Path, figures) -> None:
     assert again.returncode == 0 and job_counts(again.stdout + again.stderr) == {}, again.stdout + again.stderr
 
 
+@pytest.mark.slow
 def test_an_archive_comes_back_from_its_configuration_and_the_data_alone(built, tmp_path, figures):
     prove_made_again(built, tmp_path, figures)
 

@@ -16,6 +16,8 @@ from .bundle_client import assert_same_scores, evaluations, run_client
 from .conftest import REPO, Project, finished_jobs, hashes
 from .test_verify import bash, verified
 
+pytestmark = pytest.mark.slow
+
 METRICS = {
     "MeanAbsoluteError": mean_absolute_error,
     "MeanSquaredError": mean_squared_error,

@@ -124,6 +124,7 @@ def refused(project: Project, *arguments: str) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_while_one_trains_another_may_do_what_it_does_not_and_build_waits(project, monkeypatch):
     with_package(project, monkeypatch)
     prolong(project, 100)

@@ -60,7 +60,8 @@ def most_at_once(spans: list[tuple[str, str]]) -> int:
     return max(sum(start <= begin < end for start, end in spans) for begin, _ in spans)
 
 
-@pytest.mark.parametrize(("gpus", "side_by_side"), [pytest.param(1, False, marks=pytest.mark.slow), (2, True)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("gpus", "side_by_side"), [(1, False), (2, True)])
 def test_no_more_trainings_at_once_than_gpus(tmp_path, monkeypatch, gpus, side_by_side):
     project, _ = project_with_gpus(tmp_path, monkeypatch, gpus)
     project.snakemake("--", *runs(2))

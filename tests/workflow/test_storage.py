@@ -30,6 +30,7 @@ def store(project: Project, plugins: str, what: str, *config: str) -> subprocess
     return subprocess.run(command, cwd=project.folder, env=env, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_an_archive_is_pushed_and_fetched_and_then_complete(copy, plugins, tmp_path):
     before, config = hashes(copy.archive), ("provider=fs", f"store={tmp_path}/bucket/archives")
     done = store(copy, plugins, "push", *config)
@@ -64,6 +65,7 @@ def test_a_dataset_is_fetched_file_by_file_and_what_is_new_again(copy, plugins, 
     assert "fetch_file 1" in " ".join((done.stdout + done.stderr).split())
 
 
+@pytest.mark.slow
 def test_a_key_that_is_none_is_told(copy, plugins):
     for what, config, message in (
         ("push", "bucket=x", "--config bucket: no such key; wanted store, provider, archives, archives_dir"),
