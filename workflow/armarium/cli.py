@@ -137,9 +137,7 @@ def computing_steps():
 @click.option("--any-channel", is_flag=True, help="Also from channels that other machines do not reach.")
 def pin_environments(folder: str, any_channel: bool) -> None:
     """Write the pins of conda environments beside their files in FOLDER."""
-    from .pins import pin_environments
-
-    for path in pin_environments(folder, any_channel):
+    for path in import_module(".pins", __package__).pin_environments(folder, any_channel):
         click.echo(path)
 
 

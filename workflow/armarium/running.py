@@ -14,7 +14,7 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -226,15 +226,15 @@ def _conflict(mine: Process, others: list[Process]) -> tuple[str, Process] | Non
     return None
 
 
-def wait_for(why: str, who: Callable[[], list[Process]]) -> None:
-    """Wait until nobody is left, naming whom once."""
+def wait_for(why: str, who: Callable[[], Sequence[object]], seconds: float = 0.2) -> None:
+    """Wait until nobody is left, naming whom once; ``seconds`` between two looks."""
     told = False
     while found := who():
         if not told:
             names = "".join(f"\n  {p}" for p in found)
             print(f"armarium: waiting for what is {why}:{names}", file=sys.stderr, flush=True)
             told = True
-        time.sleep(0.2)
+        time.sleep(seconds)
 
 
 # ---- Snakemake's own locks, for who runs it without this workflow's profile

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from types import ModuleType
 
 from .errors import UserError
 from .files import write_text
+from .running import wait_for
 
 SUBMITTED = Path(".snakemake/armarium/slurm")
 """Says from which folder jobs are submitted; relative to the working directory, as Snakemake's own records are."""
@@ -48,6 +48,10 @@ class Job:
     number: str
     state: str
     comment: str
+
+    @property
+    def trains(self) -> bool:
+        return self.comment.startswith("rule_train_split_")
 
     def __str__(self) -> str:
         return f"Slurm job {self.number}, {self.state.lower()}: {self.comment}"
@@ -91,7 +95,8 @@ def take_over() -> dict[str, str]:
         return {}
     folder = SUBMITTED.read_text()
     _take_back([job for job in in_queue(folder) if job.state == PENDING])
-    trainings = _wait_for_all_but_trainings(folder)
+    wait_for("left by a Snakemake that is gone", lambda: [job for job in _begun(folder) if not job.trains], LOOK)
+    trainings = [job for job in _begun(folder) if job.trains]
     for job in trainings:
         print(f"armarium: goes on by itself, and is waited for: {job}", file=sys.stderr)
     submits_no_more()
@@ -111,28 +116,16 @@ def in_queue(folder: str | None = None) -> list[Job]:
     return [Job(*row[:3]) for row in rows if folder is None or row[3] == folder]
 
 
+def _begun(folder: str) -> list[Job]:
+    return [job for job in in_queue(folder) if job.state != PENDING]
+
+
 def _take_back(jobs: Sequence[Job]) -> None:
     """Cancel jobs that did not begin yet; one that begins meanwhile is let be."""
     if jobs:
         names = "".join(f"\n  {job}" for job in jobs)
         print(f"armarium: taken back, left by a Snakemake that is gone:{names}", file=sys.stderr)
         _asked("scancel", f"--state={PENDING}", *(job.number for job in jobs))
-
-
-def _wait_for_all_but_trainings(folder: str) -> list[Job]:
-    told = False
-    while True:
-        jobs = [job for job in in_queue(folder) if job.state != PENDING]
-        trainings = [job for job in jobs if job.comment.startswith("rule_train_split_")]
-        if len(trainings) == len(jobs):
-            return trainings
-        if not told:
-            names = "".join(f"\n  {job}" for job in jobs if job not in trainings)
-            print(
-                f"armarium: waiting for what is left by a Snakemake that is gone:{names}", file=sys.stderr, flush=True
-            )
-            told = True
-        time.sleep(LOOK)
 
 
 def _asked(*command: str) -> str:
