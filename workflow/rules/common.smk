@@ -102,9 +102,8 @@ def bundled(stage, *parts):
         return None
 
     def group(wildcards):
-        where = hashlib.sha256(wildcards.archive.encode()).hexdigest()[
-            :8
-        ]  # a path's separators may be in no job's name
+        # A path's separators may be in no job's name.
+        where = hashlib.sha256(wildcards.archive.encode()).hexdigest()[:8]
         name = "-".join([stage, os.path.basename(wildcards.archive), where, *(wildcards[part] for part in parts)])
         workflow.parent_groupids[name] = stage
         return name
