@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 # The version that was tested; any newer torch that suits your GPU does too: make demo TORCH=torch
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-clinicadl test-cluster test-conda prove lint dockerfile pins hippocampus adrenal clean
+.PHONY: demo test test-clinicadl test-cluster test-conda prove bench lint dockerfile pins hippocampus adrenal clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Armarium needs Python 3.11 or newer; say which: make demo PYTHON=python3.11")'
@@ -38,6 +38,12 @@ test-conda: $(READY)
 # Every proof in full: most of an hour; ends with one table of figures
 prove: $(READY)
 	$(BIN)/python -m pytest -m "" --timeout 3600 tests
+
+# What is measured, and beside what: docs/performance.md. Some of it: make bench SUBJECTS='training planning' ROUNDS=3
+SUBJECTS ?=
+ROUNDS ?= 5
+bench: $(READY)
+	PYTHONPATH=workflow $(BIN)/python -m benchmarks --rounds $(ROUNDS) $(SUBJECTS)
 
 # Written again when a file of envs/ was edited; wants conda on the PATH, as the next one does
 dockerfile: $(READY)
