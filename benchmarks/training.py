@@ -60,7 +60,7 @@ class Contender:
     def start(cls, name: str, module: str, task: Mapping, folder: Path, python: str = sys.executable) -> Contender:
         path = folder / f"{name.replace(' ', '_').replace(':', '').replace(',', '')}.json"
         path.write_text(json.dumps(task))
-        said = open(path.with_suffix(".log"), "w+")
+        said = open(path.with_suffix(".log"), "w+")  # noqa: SIM115 - the process writes there as long as it lives
         command = [python, "-m", f"{__package__}.contenders.{module}", str(path)]
         env = {**os.environ, "PYTHONPATH": f"{REPO}:{REPO / 'workflow'}", "OMP_NUM_THREADS": str(task["threads"])}
         pipe = subprocess.PIPE

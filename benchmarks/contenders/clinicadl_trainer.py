@@ -24,7 +24,7 @@ def write_bids(folder: Path, images, labels) -> None:
 
     (folder / "dataset_description.json").write_text('{"Name": "benchmark", "BIDSVersion": "1.10.0"}')
     rows = ["participant_id\tsession_id"]
-    for number, (image, label) in enumerate(zip(images, labels)):
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         name = f"sub-{number:03d}"
         anat = folder / name / "ses-M000" / "anat"
         anat.mkdir(parents=True)

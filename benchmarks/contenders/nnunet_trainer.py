@@ -34,7 +34,7 @@ def main() -> None:
     for kind in ("raw", "preprocessed", "results"):
         os.environ[f"nnUNet_{kind}"] = str(folder / kind)
     # Its processes that augment, beside the one that trains; none where only one core is lent.
-    os.environ["nnUNet_n_proc_DA"] = str(task["threads"] - 1 if task["device"] == "cpu" else 12)
+    os.environ.update(nnUNet_n_proc_DA=str(task["threads"] - 1 if task["device"] == "cpu" else 12))
     os.environ.setdefault("nnUNet_compile", "True" if task.get("compile") else "False")
     cases = write_raw(folder / "raw" / NAME, task)
     torch = use_torch(turns)

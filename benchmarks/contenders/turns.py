@@ -32,7 +32,9 @@ class Turns:
 
     def done(self, samples: int) -> None:
         self.synchronise()
-        wall, cpu = (now - then for now, then in zip((time.perf_counter(), time.process_time()), self.started))
+        wall, cpu = (
+            now - then for now, then in zip((time.perf_counter(), time.process_time()), self.started, strict=True)
+        )
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({"samples": samples, "wall": wall, "cpu": cpu, "peak": peak}), file=self.answers, flush=True)
 
