@@ -36,9 +36,12 @@ AFFINE = {
 
 def transforms_of(recipe: Mapping, augmentation: str, patch: list[int]) -> list[dict]:
     """The recipe's transforms with its own augmentation (``intensity``), with ``none``, or with ``affine`` in its place."""
-    names = [t["name"] for t in recipe["train"]["pre_transforms"]]
     chain = json.loads(json.dumps(recipe["train"]["pre_transforms"]))
-    first = names.index("RandSpatialCropd")
+    by_name = {t["name"]: t["args"] for t in chain}
+    by_name["RandSpatialCropd"]["roi_size"] = patch
+    padded = by_name["SpatialPadd"]["spatial_size"]
+    by_name["SpatialPadd"]["spatial_size"] = [max(sizes) for sizes in zip(padded, patch, strict=True)]
+    first = [t["name"] for t in chain].index("RandSpatialCropd")
     if augmentation == "intensity":
         return chain
     crop = {"name": "CenterSpatialCropd", "args": {"keys": ["image", "label"], "roi_size": patch}}

@@ -78,7 +78,9 @@ def main() -> None:
     model = SupervisedModel(
         getattr(monai.networks.nets, task["model"]["name"])(**task["model"]["args"]),
         getattr(monai.losses, task["loss"]["name"])(**task["loss"]["args"]),
-        AdamConfig(**task["optimizer"]["args"]),  # it has no AdamW, which costs the same
+        AdamConfig(
+            **{k: task["optimizer"]["args"][k] for k in ("lr", "weight_decay")}
+        ),  # it has no AdamW, which costs the same
     )
     trainer = InTurns(
         folder / "maps",
