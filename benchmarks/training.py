@@ -7,6 +7,7 @@ Task04_Hippocampus in it, else volumes of that size that Armarium makes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -85,15 +86,15 @@ class Contender:
         self.peak = max(self.peak, answer["peak"])
         return answer["samples"] / answer["wall"]
 
-    def warmed(self) -> Contender:
-        """After a turn that does not count."""
+    def warmed(self) -> None:
+        """Take a turn that does not count."""
         self.turn()
         self.seconds.clear()
         self.cpu.clear()
-        return self
 
     def end(self) -> None:
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # of one that ended by itself, which was told
+            self.process.stdin.close()
         self.process.wait()
 
 
@@ -149,10 +150,12 @@ def prepared(folder: Path, task: dict) -> dict:
 
 def compared(rounds: int, wanted: dict[str, tuple[str, dict, str]], folder: Path) -> list[Contender]:
     """Everyone's turns, alternating."""
-    started = [Contender.start(name, module, task, folder, python) for name, (module, task, python) in wanted.items()]
+    started: list[Contender] = []
     try:
-        warm = [contender.warmed() for contender in started]
-        alternately({contender.name: contender.turn for contender in warm}, rounds)
+        for name, (module, task, python) in wanted.items():
+            started.append(Contender.start(name, module, task, folder, python))
+            started[-1].warmed()
+        alternately({contender.name: contender.turn for contender in started}, rounds)
     finally:
         for contender in started:
             contender.end()
