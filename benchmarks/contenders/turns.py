@@ -18,16 +18,16 @@ class Turns:
         self.task = json.loads(Path(sys.argv[1]).read_text())
         self.answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)  # what libraries print is no answer
-        self.lent = sorted(os.sched_getaffinity(0))[: self.task["threads"]] if self.task["device"] == "cpu" else []
+        if (
+            self.task["device"] == "cpu"
+        ):  # no contender computes on more cores than it is lent, threads that load ahead included
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: self.task["threads"]])
         self.synchronise: Callable[[], None] = lambda: None
 
     def wait(self) -> None:
         """Until the next turn; the process ends when there is none."""
         if not sys.stdin.readline():
             os._exit(0)
-        if self.lent:  # no contender computes on more cores than it is lent, threads that load ahead included
-            for thread in os.listdir("/proc/self/task"):
-                os.sched_setaffinity(int(thread), self.lent)
         self.started = time.perf_counter(), time.process_time()
 
     def done(self, samples: int) -> None:
