@@ -22,7 +22,9 @@ def write_bids(folder: Path, images, labels) -> None:
     import nibabel
     import numpy
 
-    (folder / "dataset_description.json").write_text('{"Name": "benchmark", "BIDSVersion": "1.10.0"}')
+    (folder / "dataset_description.json").write_text(
+        '{"Name": "benchmark", "BIDSVersion": "1.10.0", "DatasetType": "raw"}'
+    )
     rows = ["participant_id\tsession_id"]
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         name = f"sub-{number:03d}"

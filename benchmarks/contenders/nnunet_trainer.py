@@ -33,8 +33,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(dir=Path(task["tensors"]).parent))
     for kind in ("raw", "preprocessed", "results"):
         os.environ[f"nnUNet_{kind}"] = str(folder / kind)
-    # Its processes that augment, beside the one that trains; none where only one core is lent.
-    os.environ.update(nnUNet_n_proc_DA=str(task["threads"] - 1 if task["device"] == "cpu" else 12))
+    os.environ.update(nnUNet_n_proc_DA="1")  # to plan; none is refused there
     os.environ.setdefault("nnUNet_compile", "True" if task.get("compile") else "False")
     cases = write_raw(folder / "raw" / NAME, task)
     torch = use_torch(turns)
@@ -71,6 +70,8 @@ def main() -> None:
     described = json.loads((folder / "raw" / NAME / "dataset.json").read_text())
     trainer = Trainer(plans, "3d_fullres", "all", described, torch.device(task["device"]))
     trainer.enable_deep_supervision = False
+    # Its processes that augment, beside the one that trains; none where only one core is lent.
+    os.environ.update(nnUNet_n_proc_DA=str(task["threads"] - 1 if task["device"] == "cpu" else 12))
     trainer.on_train_start()
     torch.set_num_threads(task["threads"])
     steps = -(-cases // task["batch_size"])
