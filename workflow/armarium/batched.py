@@ -55,6 +55,11 @@ class Samples:
         self.parts, self.states, self.names = parts, states, names
         self.whole: dict[str, torch.Tensor] = {}
 
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self.parts[0][KEYS[0]].device
+
     def shape(self, key: str) -> torch.Size | None:
         """Of one sample; None where they differ."""
         if key in self.whole:
@@ -227,26 +232,33 @@ def _resampled(transform: RandAffined, samples: Samples) -> None:
     """MONAI's affines, which go from the output's voxels to the input's, each counted from the middle."""
     inner, sizes = transform.rand_affine, samples.shape(transform.keys[0])[1:]
     wanted = fall_back_tuple(inner.spatial_size, sizes)
-    matrices = torch.eye(len(sizes) + 1, dtype=torch.float64).repeat(len(samples.states), 1, 1)
-    resized = moved = wanted != tuple(sizes)
+    matrices, resized = {}, wanted != tuple(sizes)
     for i in samples.drawing(transform):
         transform.randomize(None)
         inner.randomize()
         if transform._do_transform:
             inner.rand_affine_grid(wanted, lazy=True)
-            matrices[i] = inner.rand_affine_grid.get_transformation_matrix()
-            moved = True
-        for _ in transform.keys if transform._do_transform or resized else ():
+            matrices[i] = inner.rand_affine_grid.get_transformation_matrix().double()
+        elif resized:
+            matrices[i] = torch.eye(len(sizes) + 1, dtype=torch.float64)
+        for _ in transform.keys if i in matrices else ():
             inner.randomize()  # MONAI draws once more for each key and uses it for none; what comes after draws as there
-    if not moved:
+    if not matrices:
+        for key in transform.keys:
+            samples.together(key)
         return
-    theta = (
-        _normalised(matrices, sizes, wanted).float().to(samples.together(transform.keys[0]).device, non_blocking=True)
-    )
-    grid = affine_grid(theta, [len(theta), 1, *wanted], align_corners=False)
+    theta = _normalised(torch.stack([*matrices.values()]), sizes, wanted).float()
+    grid = affine_grid(theta.to(samples.device, non_blocking=True), [len(theta), 1, *wanted], align_corners=False)
     for key, mode, padding in zip(transform.keys, transform.mode, transform.padding_mode, strict=True):
         whole = samples.together(key)
-        samples.whole[key] = grid_sample(whole, grid, mode=str(mode), padding_mode=str(padding), align_corners=False)
+        every = len(matrices) == len(whole)
+        moved = whole if every else torch.stack([whole[i] for i in matrices])
+        moved = grid_sample(moved, grid, mode=str(mode), padding_mode=str(padding), align_corners=False)
+        if every:
+            samples.whole[key] = moved
+            continue
+        for i, values in zip(matrices, moved, strict=True):
+            whole[i].copy_(values)
 
 
 def _normalised(matrices: torch.Tensor, sizes: Sequence[int], wanted: Sequence[int]) -> torch.Tensor:
