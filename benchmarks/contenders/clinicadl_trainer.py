@@ -67,14 +67,17 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(dir=Path(task["tensors"]).parent))
     bids = folder / "bids"
     bids.mkdir()
-    write_bids(bids, *torch.load(task["tensors"], weights_only=True))
+    images, labels = torch.load(task["tensors"], weights_only=True)
+    one_more = [torch.cat([t, t[:1]]) for t in (images, labels)]  # to validate on: it refuses what it trains on
+    write_bids(bids, *one_more)
     data = BidsDataset(
         bids,
         BidsFileType(data_type="anat", suffix="T1w"),
         data=pandas.read_csv(bids / "cases.tsv", sep="\t"),
         masks={"label": BidsFileType(data_type="anat", suffix="mask")},
     ).to_tensors()
-    split = Split(index=0, train_dataset=data, val_dataset=data)
+    couples = sorted(data.get_participant_session_couples())
+    split = Split(index=0, train_dataset=data.subset(couples[:-1]), val_dataset=data.subset(couples[-1:]))
     split.build_train_loader(batch_size=task["batch_size"], shuffle=True, pin_memory=task["device"] == "cuda")
     split.build_val_loader(batch_size=1, pin_memory=task["device"] == "cuda")
     model = SupervisedModel(
