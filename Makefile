@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 # The version that was tested; any newer torch that suits your GPU does too: make demo TORCH=torch
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-clinicadl test-cluster test-conda prove bench lint dockerfile pins hippocampus adrenal clean
+.PHONY: demo test test-clinicadl test-cluster test-conda prove bench bench-gpu lint dockerfile pins hippocampus adrenal clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Armarium needs Python 3.11 or newer; say which: make demo PYTHON=python3.11")'
@@ -44,6 +44,10 @@ SUBJECTS ?=
 ROUNDS ?= 5
 bench: $(READY)
 	PYTHONPATH=workflow $(BIN)/python -m benchmarks --rounds $(ROUNDS) $(SUBJECTS)
+
+# The part that wants a GPU; says so and ends where there is none. Its peers as for `make bench`: docs/performance.md
+bench-gpu: $(READY)
+	PYTHONPATH=workflow $(BIN)/python -m benchmarks --rounds $(ROUNDS) gpu
 
 # Written again when a file of envs/ was edited; wants conda on the PATH, as the next one does
 dockerfile: $(READY)

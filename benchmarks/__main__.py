@@ -9,6 +9,7 @@ import click
 
 SUBJECTS = {
     "training": "samples a second: this trainer, the bare loop, plain MONAI, ClinicaDL, nnU-Net",
+    "gpu": "the same on a GPU, with what a recipe may ask for; skipped where there is none",
     "inference": "cases a second beside a plain MONAI script",
     "preparation": "the first, the second and a third archive on the same data",
     "pipeline": "a whole build beside the sum of its training steps; each kind of artifact, when it alone is missing",

@@ -385,11 +385,11 @@ def test_the_trainers_own_numbers_count_and_are_told():
 
 
 def test_what_has_no_effect_is_told():
-    conf = recipe() | {"search": [], "tf32": True, "use_gpu": False}
+    conf = recipe() | {"search": [], "use_gpu": False}
     del conf["train"]["handlers"][0]
     conf["validate"]["handlers"].append(component("TensorBoardImageHandler", log_dir="{MMAR_CKPT_DIR}"))
     told = in_todays_names(conf)["warnings"]
-    for words in ("search: is not read", "tf32: has no effect", "use_gpu: has no effect", "without a LrScheduleHandler",
+    for words in ("search: is not read", "use_gpu: has no effect", "without a LrScheduleHandler",
                   "validate.handlers: TensorBoardImageHandler is left out"):  # fmt: skip
         assert any(words in line for line in told), words
     assert in_todays_names(recipe())["warnings"] == []

@@ -127,7 +127,7 @@ def test_shares_come_together_in_the_order_of_the_whole():
             return shares
 
     assert sorted("".join(map("".join, shares))) == items and First(0, 3).in_order(shares[0]) == items
-    assert ALONE.in_order(ALONE.share(items)) == items and ALONE.tell(3) == 3 and ALONE.add(0.1) == 0.1
+    assert ALONE.in_order(ALONE.share(items)) == items and ALONE.tell(3) == 3 and ALONE.add([0.1]) == [0.1]
 
 
 # ---- training

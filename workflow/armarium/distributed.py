@@ -108,13 +108,13 @@ class Team:
             if count:
                 parameter.grad = total.view_as(parameter).to(parameter.dtype)
 
-    def add(self, value: float) -> float:
-        """The sum over the processes, the same in each."""
+    def add(self, values: list[float]) -> list[float]:
+        """The sums over the processes, the same in each."""
         if self.size == 1:
-            return value
-        summed = torch.tensor(value, dtype=torch.float64)
+            return values
+        summed = torch.tensor(values, dtype=torch.float64)
         distributed.all_reduce(summed)
-        return float(summed)
+        return summed.tolist()
 
     def synchronised(self, network: torch.nn.Module) -> torch.nn.Module:
         """The network with batch normalisation over the cases of all processes, which torch has for GPUs only.

@@ -48,12 +48,17 @@ class TrainingCases(Dataset):
 
     def __getitem__(self, i: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         item = {k: self.load(i)[k] for k in ("image", "label")}
-        state = numpy.random.RandomState(seed_from(*self.seed, self.epoch, "case", i))
+        state, name = self.drawn_for(i)
         for transform in self.random:
             if isinstance(transform, Randomizable):
                 transform.set_random_state(state=state)
-        samples = apply_to_samples(self.random, item, f"case {self.cases[i]['case']}")
+        samples = apply_to_samples(self.random, item, name)
         return [tuple(torch.as_tensor(sample[k]) for k in ("image", "label")) for sample in samples]
+
+    def drawn_for(self, i: int) -> tuple[numpy.random.RandomState, str]:
+        """What a case's augmentation is drawn from in this epoch, and how an error names the case."""
+        state = numpy.random.RandomState(seed_from(*self.seed, self.epoch, "case", i))
+        return state, f"case {self.cases[i]['case']}"
 
 
 class EpochOrder(Sampler):

@@ -129,13 +129,13 @@ def write_optimization_json(archive: str) -> list[str]:
     return _json(layout.optimization_json(archive), value)
 
 
-def computational_json(settings: dict, amp: bool, gpu: bool) -> dict:
+def computational_json(settings: dict, amp: bool, gpu: bool, channels_last: bool = False) -> dict:
     """``computational.json`` (``ComputationalConfig``) of a training or an evaluation."""
     return {
         "gpu": gpu,
         "non_blocking": True,
         "amp": amp,
-        "channels_last": False,
+        "channels_last": channels_last,
         "seed": settings["seed"],
         "deterministic": settings["deterministic"],
     }

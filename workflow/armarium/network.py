@@ -72,8 +72,10 @@ def _number_of(name: str) -> int:
 
 
 def make_deterministic(settings: dict) -> None:
-    """Fix torch's threads and algorithms; other thread counts give other bytes."""
+    """Fix torch's threads, algorithms and, where the recipe says it, whether a GPU rounds to TF32; other thread counts give other bytes."""
     torch.set_num_threads(settings["threads"])
+    if settings.get("tf32") is not None:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings["tf32"]
     if settings["deterministic"]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -22,6 +22,8 @@ RUNTIME_VARIABLES = ("iterations", "steps_per_epoch")
 
 # What a recipe may not decide, because it must not change what an archive holds or where.
 LOCATIONS = ("DATA_ROOT", "DATASET_JSON", "MMAR_EVAL_OUTPUT_PATH", "MMAR_CKPT_DIR", "MMAR_CKPT", "MMAR_TORCHSCRIPT")
+SPEED_UPS = ("batched_augmentation", "channels_last", "compile", "cuda_graphs", "tf32")
+"""Variables that make training faster and give other bytes, so the settings have them only where they are set."""
 LONGEST_TEXT = 4096
 """Characters of a text with variables in it: a variable within texts within lists could else become any number."""
 OUR_HANDLERS = {
@@ -301,6 +303,7 @@ def training_settings(conf: dict, environment: dict, source: str) -> dict:
             "drop_last", dataloader["args"].get("drop_last", False), False, f"{source} train.dataloader"
         ),
         **({"processes": variables["processes"]} if variables["multi_gpu"] and variables["processes"] > 1 else {}),
+        **{k: variables[k] for k in SPEED_UPS if variables[k] or (k == "tf32" and variables[k] is False)},
         "validation_interval": counts["num_interval_per_valid"],
         "early_stopping": early_stopping(stopping, validate, source),
         "loss": read_component(train["loss"], f"{source} train.loss"),
@@ -319,7 +322,15 @@ def training_settings(conf: dict, environment: dict, source: str) -> dict:
     }
     for part in ("loss", "optimizer", "lr_scheduler", "model", "pre_transforms", "inferer"):
         refuse_references(settings[part], f"{source} train.{part}")
+    _refuse_together(settings, source)
     return settings
+
+
+def _refuse_together(settings: dict, source: str) -> None:
+    if settings.get("cuda_graphs") and processes_of(settings) > 1:
+        raise UserError(
+            f"{source}: cuda_graphs is true, and multi_gpu too: what processes send one another cannot be recorded; set one of them to false"
+        )
 
 
 def validation_settings(section: dict, where: str) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import platform
 
 import monai
@@ -16,6 +17,7 @@ from .history import Progress, peak_memory_mib
 from .maps import computational_json, not_rebuilt
 from .multi_label import is_multi_label, one_sided
 from .progress import event_scalars, mean_loss
+from .recipe import SPEED_UPS
 from .run import INFO, TRAINED, epochs_noted, info_text, saved
 from .starting import starting_members, starting_summary
 from .tables import tsv
@@ -62,7 +64,12 @@ def log_members(training: SplitTraining) -> dict[str, str]:
         "warning.log": "".join(f"{w}\n" for w in warnings),
         "summary.log": _summary(training),
         "computational.json": json_text(
-            computational_json(training.settings, training.amp, training.device.type == "cuda")
+            computational_json(
+                training.settings,
+                training.amp,
+                training.device.type == "cuda",
+                training.settings.get("channels_last", False),
+            )
         ),
     }
 
@@ -82,10 +89,17 @@ def _summary(training: SplitTraining) -> str:
         f"Validation cases: {len(training.validation)}",
         f"Epochs: {progress.epoch} of {training.settings['epochs']}{' (stopped early)' if progress.stopped_early else ''}",
         f"Steps: {len(progress.losses)}",
+        *_speed_ups(training),
         f"Mean training loss of the last epoch: {mean_loss(progress.losses, progress.epoch):.6f}",
         *(f"Best {name}: {b['value']:.6f} at epoch {b['epoch']}" for name, b in progress.best.items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _speed_ups(training: SplitTraining) -> list[str]:
+    """What the recipe asks for that computational.json, whose keys are ClinicaDL's, has no key for."""
+    asked = [f"{k} {json.dumps(training.settings[k])}" for k in SPEED_UPS if k in training.settings]
+    return [f"Computed with: {', '.join(asked)}"] if asked else []
 
 
 def run_description(training: SplitTraining, fingerprint: str) -> dict:
@@ -115,6 +129,7 @@ def run_description(training: SplitTraining, fingerprint: str) -> dict:
         "machine": platform.machine(),
         "threads": training.settings["threads"],
         **({"processes": training.team.size} if training.team.size > 1 else {}),
+        **{k: training.settings[k] for k in SPEED_UPS if k in training.settings},
         "torch": torch.__version__,
         "monai": monai.__version__,
     }

@@ -21,9 +21,11 @@ from monai.data import set_track_meta
 from monai.engines import SupervisedTrainer
 from torch.utils.data import DataLoader
 
+from .batched import DeviceBatches
 from .cache import PreparedCases
 from .clinicadl_weights import to_clinicadl
 from .components import build, build_lr_scheduler, substitute_runtime
+from .computing import Losses, compiled, gradients, laid_out, memory_format, refuse_without_compiler
 from .dataset import REGRESSION
 from .distributed import ALONE, Batches, Team
 from .epochs import EpochOrder, TrainingCases, seed_from
@@ -87,7 +89,8 @@ class SplitTraining:
         self.team = team
         self.seed = (settings["seed"], split)
         self.amp = settings["amp"] and device.type == "cuda"
-        self.progress = Progress()
+        refuse_without_compiler(settings, device)
+        self.progress, self.losses = Progress(), Losses(team, device)
         self._prepare_data(train, data_root, cache_dir)
         self.scorer = CaseScorer(settings, data_root, cache_dir, device, class_names, team)
         self.scorer.prepare(validation, settings["threads"])
@@ -102,7 +105,17 @@ class SplitTraining:
         self.batches = Batches(
             EpochOrder(self.cases), self.settings["batch_size"], self.settings["drop_last"], self.team
         )
-        self.loader = DataLoader(
+        self.loader = self._loader()
+        if not len(self.loader):
+            raise UserError(
+                f"split {self.split}: {len(train)} training cases make no batch of {self.batches.whole}; "
+                "lower batch_size, or set drop_last to false"
+            )
+
+    def _loader(self) -> DataLoader | DeviceBatches:
+        if self.settings.get("batched_augmentation"):
+            return DeviceBatches(self.cases, self.batches, self.device)
+        return DataLoader(
             self.cases,
             batch_sampler=self.batches,
             num_workers=self.settings["num_workers"],
@@ -110,16 +123,12 @@ class SplitTraining:
             pin_memory=self.device.type == "cuda",
             collate_fn=as_batch,
         )
-        if not len(self.loader):
-            raise UserError(
-                f"split {self.split}: {len(train)} training cases make no batch of {self.batches.whole}; "
-                "lower batch_size, or set drop_last to false"
-            )
 
     def _build_network_and_optimizer(self) -> None:
         settings, allow = self.settings, self.settings["allow"]
         torch.manual_seed(seed_from(*self.seed, "weights"))
-        self.network = self.team.synchronised(build_network(settings).to(self.device))
+        self.network = laid_out(self.team.synchronised(build_network(settings).to(self.device)), settings)
+        self.forward = compiled(self.network, settings)
         self.loss = build("loss", settings["loss"], allow).to(self.device)
         known = {"iterations": len(self.loader) * settings["epochs"], "steps_per_epoch": len(self.loader)}
         self.optimizer = build(
@@ -129,6 +138,7 @@ class SplitTraining:
         self.schedule = build_lr_scheduler(schedule, self.optimizer, allow) if schedule else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp)
         self.inferer = build("inferer", settings["inferer"], allow)
+        self.gradients = gradients(settings, self.device, self.network, self._loss_of_batch, self.scaler)
 
     # ---- resume
 
@@ -164,34 +174,42 @@ class SplitTraining:
 
     def _step(self, engine, batch) -> dict:
         images, labels = (t.to(self.device, non_blocking=True) for t in batch)
-        self.network.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        on = f"split {self.split}: network or loss on images {list(images.shape)}"
-        with components_at_work(on), torch.autocast(self.device.type, enabled=self.amp):
-            output = self.inferer(images.float(), self.network)
-            loss = self._loss_of(output, labels)
-        weight = self.batches.weight(self._batch_of(engine))
-        self.scaler.scale(loss if weight == 1 else loss * weight).backward()
+        step = self._batch_of(engine)
+        weight = self.batches.weight(step)
+        with components_at_work(f"split {self.split}: network or loss on images {list(images.shape)}"):
+            loss = self.gradients(images, labels, weight)
         self.team.add_gradients(self.network.parameters())
         self._clip_gradients()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        value = self.team.add(float(loss.detach()) * weight)
-        if not math.isfinite(value) and not self.amp:
-            raise UserError(
-                f"split {self.split}: the training loss became {value} in epoch {engine.state.epoch}; lower learning_rate, or set clip_grad_norm; "
-                "the last saved epoch is kept"
-            )
-        self.progress.losses.append([engine.state.epoch, self._batch_of(engine), value])
+        self.losses.add((engine.state.epoch, step), loss, weight)
+        if self.losses.is_full:
+            self._note_losses()
         self._log_rate(engine)
         if not self.settings["lr_epoch_level"]:
             self._step_schedule()
-        return {"loss": value}
+        return {"loss": loss}
+
+    def _note_losses(self, *_) -> None:
+        for epoch, step, value in self.losses.fetched():
+            if not math.isfinite(value) and not self.amp:
+                raise UserError(
+                    f"split {self.split}: the training loss became {value} in epoch {epoch}; lower learning_rate, or set clip_grad_norm; "
+                    "the last saved epoch is kept"
+                )
+            self.progress.losses.append([epoch, step, value])
 
     def _step_schedule(self) -> None:
         if self.schedule:
             with components_at_work(f"split {self.split}: lr_scheduler {type(self.schedule).__name__}"):
                 self.schedule.step()
+
+    def _loss_of_batch(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        images = images.float()
+        if self.settings.get("channels_last"):
+            images = images.contiguous(memory_format=memory_format(images.ndim))
+        with torch.autocast(self.device.type, enabled=self.amp):
+            return self._loss_of(self.inferer(images, self.forward), labels)
 
     def _loss_of(self, output, labels: torch.Tensor) -> torch.Tensor:
         """The loss; of several outputs (deep supervision) the mean."""
@@ -228,6 +246,7 @@ class SplitTraining:
         torch.manual_seed(seed)
         numpy.random.seed(seed)
         set_track_meta(False)
+        self.network.train()
         self.epoch_started = time.perf_counter()
 
     def _end_epoch(self, engine) -> None:
@@ -264,7 +283,7 @@ class SplitTraining:
         return epoch >= self.settings["epochs"] or self.progress.stopped_early
 
     def _keep_weights(self) -> None:
-        weights = {k: v.detach().cpu() for k, v in self.network.state_dict().items()}
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
         self.workspace.keep_checkpoint(self.progress.epoch, to_clinicadl(self.settings["model"], weights))
 
     def _log_time(self, epoch: int, trained: float) -> None:
@@ -363,6 +382,7 @@ class SplitTraining:
         )
         engine.logger.setLevel(logging.CRITICAL)  # errors are told once, by the command line
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._note_losses)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
         engine.state.epoch, engine.state.iteration = done, done * len(self.loader)
         self.cases.epoch = done + 1

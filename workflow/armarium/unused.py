@@ -14,7 +14,6 @@ IN_TRAINING = "metrics of the training batches are not computed; those of valida
 VARIABLES = {
     "use_gpu": (False, "the device is chosen by device in config.yaml"),
     "cudnn_benchmark": (True, "deterministic false lets cuDNN choose its algorithms"),
-    "tf32": (True, "matrices are multiplied in full float32"),
 }
 """Clara's variables: the value that asks for something that is not done by it, and what does it."""
 
