@@ -126,6 +126,13 @@ def further_exports():
     return import_module(".further_exports", __package__)
 
 
+def checkpoint_evaluation():
+    """The same of the published checkpoint's evaluation, with what it computes with."""
+    require_address_space()
+    with import_module(".loading", __package__).sparingly():
+        return import_module(".checkpoint_evaluation", __package__)
+
+
 def computing_steps():
     """The steps, once it is certain that what they compute with can be loaded."""
     require_address_space()
@@ -249,8 +256,7 @@ def evaluate_published(archive: str, device: str, cache: str, processes: int, tr
 @cache
 def evaluate_checkpoint(archive: str, device: str, cache: str) -> None:
     """Score the published checkpoint and keep its predictions."""
-    require_address_space()
-    import_module(".checkpoint_evaluation", __package__).evaluate_checkpoint(archive, device, cache)
+    checkpoint_evaluation().evaluate_checkpoint(archive, device, cache)
 
 
 @cli.command()
@@ -260,8 +266,7 @@ def evaluate_checkpoint(archive: str, device: str, cache: str) -> None:
 @click.option("--trust-torchscript/--no-trust-torchscript", "trusted", envvar="ARMARIUM_TRUST_TORCHSCRIPT")
 def compare_shape(archive: str, shape: str, cache: str, trusted: bool) -> None:
     """Compare the published TorchScript with its checkpoint on an input of SHAPE."""
-    require_address_space()
-    import_module(".checkpoint_evaluation", __package__).compare_shape(archive, shape, cache, trusted)
+    checkpoint_evaluation().compare_shape(archive, shape, cache, trusted)
 
 
 @cli.command()

@@ -28,6 +28,7 @@ from .files import json_text, memory_bytes, read_bytes, remove_abandoned, write_
 from .fingerprints import fingerprint_on_disk
 from .hashing import HashIndex
 from .home import WORKFLOW
+from .loading import allowed_from_outside, sparingly
 from .logs import configure_logging
 from .multi_label import is_multi_label
 from .parent import parent_inputs, refuse_seen
@@ -41,8 +42,6 @@ from .trust import is_exported_here, note_exported
 from .zips import copy_member, write_zip, zip_member
 
 LOG = logging.getLogger(__name__)
-ALLOWED = "ARMARIUM_ALLOW"
-"""The variable by which planning tells the jobs which code from outside the user allows, as a JSON list."""
 
 
 def recipe_of(archive: str) -> dict:
@@ -53,7 +52,7 @@ def recipe_of(archive: str) -> dict:
     UserError
         If it names code that the user's call does not allow, whatever the archive's own files say.
     """
-    settings, allowed = training_settings_of(archive), json.loads(os.environ.get(ALLOWED, "[]"))
+    settings, allowed = training_settings_of(archive), allowed_from_outside()
     if foreign := [path for path in settings["allow"] if path not in allowed]:
         raise UserError(
             f"{layout.effective(archive, 'train')}: allow is {foreign}, which the call that plans must allow; ask Snakemake for what you want"
@@ -298,8 +297,10 @@ def check_recipe(archive: str) -> None:
     outputs = [layout.architecture_log(archive), layout.nn_summary(archive)]
     with step(archive, "check_recipe", "check_recipe", inputs, outputs):
         from .bundle_metadata import input_shape
-        from .inspection import check_components, check_multi_label, check_regression, layer_table
-        from .starting import check_start
+
+        with sparingly():
+            from .inspection import check_components, check_multi_label, check_regression, layer_table
+            from .starting import check_start
 
         settings = recipe_of(archive)
         network = check_components(settings, class_names(archive))
@@ -444,8 +445,8 @@ def published_torchscript(archive: str, cache_dir: str, trusted: bool) -> bytes:
     run_zip, exports = layout.run_zip(archive, publish), layout.exports_zip(archive, publish)
     if Path(run_zip).exists():
         # An archive from elsewhere; what its weights give is ours, and nothing of the file was run to see it.
-        from .export import export_again
-
+        with sparingly():
+            from .export import export_again
         settings = recipe_of(archive)
         again = export_again(settings, run_zip, published_checkpoint(settings), *export_options(archive))
         if data == again:
@@ -484,8 +485,8 @@ def export_split(archive: str, split: str, checkpoints: list[str], cache_dir: st
         running.extends = parts.take_from_last(archive, name, output, [SCRIPT, PARITY])
         running.parameters |= parts.told(f"split {split}")
         if parts.missing:
-            from .export import export_checkpoints
-
+            with sparingly():
+                from .export import export_checkpoints
             tolerance, extra = export_options(archive)
             made = export_checkpoints(recipe_of(archive), run_zip, parts.missing, tolerance, extra)
             note_exported(cache_dir, [part[SCRIPT] for part in made.values()])
