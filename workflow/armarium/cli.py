@@ -321,7 +321,7 @@ def evaluate_ensemble(archive: str, device: str, cache: str, trusted: bool) -> N
 @click.argument("which", type=click.Choice(["best", "final"]))
 def publish(archive: str, which: str) -> None:
     """Write the published weights."""
-    computing_steps().publish_weights(archive, which)
+    steps().publish_weights(archive, which)
 
 
 @cli.command()

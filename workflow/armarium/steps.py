@@ -501,10 +501,10 @@ def publish_weights(archive: str, which: str) -> None:
     checkpoint = published_checkpoint(read_effective(archive, "train")) if which == "best" else "final"
     output = layout.published_model(archive) if which == "best" else layout.published_final(archive)
     with step(archive, f"publish_{which}", "publish_weights", [run_zip], [output], {"checkpoint": checkpoint}):
-        from .run import epoch_of, saved
-        from .weights import plain_weights
+        from .plain_weights import plain_weights
+        from .run import epoch_of
 
-        write_bytes(output, saved(plain_weights(run_zip, epoch_of(finished_run(run_zip), checkpoint))))
+        write_bytes(output, plain_weights(run_zip, epoch_of(finished_run(run_zip), checkpoint)))
     _describe_published_environment(archive, run_zip)
 
 

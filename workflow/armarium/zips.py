@@ -6,12 +6,13 @@ members are stored one beside another and so are no larger than the file itself.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import struct
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
@@ -39,6 +40,23 @@ def write_zip(path: str | os.PathLike, members: dict[str, bytes | str]) -> None:
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for name, data in members.items():
             zip_bytes(archive, name, data)
+
+
+def aligned_zip(members: Iterable[tuple[str, bytes]], boundary: int) -> bytes:
+    """A stored zip in memory, in which each member's content begins at a multiple of ``boundary``, as in those that torch writes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in members:
+            info = zipfile.ZipInfo(name, ZIP_EPOCH)
+            start = buffer.tell() + _LOCAL_HEADER + len(name.encode()) + len(_padding(0))
+            info.extra = _padding(-start % boundary)
+            archive.writestr(info, data)
+    return buffer.getvalue()
+
+
+def _padding(size: int) -> bytes:
+    """A field that a reader skips, by torch's own tag."""
+    return b"FB" + struct.pack("<H", size) + b"Z" * size
 
 
 # ---- reading
