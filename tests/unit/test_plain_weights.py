@@ -10,10 +10,10 @@ import pytest
 import torch
 from armarium.clinicadl_weights import to_clinicadl
 from armarium.errors import UserError
-from armarium.plain_weights import ALIGNMENT, plain_weights
+from armarium.plain_weights import plain_weights
 from armarium.run import INFO, member_of_checkpoint, saved
 from armarium.weights import weights_in
-from armarium.zips import write_zip
+from armarium.zips import ALIGNMENT, write_zip
 from monai.networks.nets import AutoEncoder, ResNet, UNet
 
 UNET = {"name": "UNet", "args": {"spatial_dims": 2, "in_channels": 1, "out_channels": 2, "channels": [4, 8], "strides": [2]}}  # fmt: skip

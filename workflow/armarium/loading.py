@@ -8,7 +8,6 @@ Meanwhile the garbage collector looks through a million objects again and again,
 from __future__ import annotations
 
 import gc
-import importlib.abc
 import importlib.machinery
 import importlib.util
 import json
@@ -72,7 +71,7 @@ def _without_what_is_unused() -> Iterator[None]:
 # ---- MONAI
 
 
-class _ImportsOfMonai(importlib.abc.MetaPathFinder):
+class _ImportsOfMonai:
     """Finds the module by which MONAI imports all else, to change what it does."""
 
     def find_spec(self, name, path=None, target=None):

@@ -13,14 +13,12 @@ import zipfile
 from collections.abc import Callable, Iterator
 
 from .clinicadl_weights import PREFIX, monai_name, turned_kernels
-from .errors import UserError
 from .files import memory_bytes
 from .run import finished_run, member_of_checkpoint
-from .zips import aligned_zip, checked, damaged, zip_member
+from .zips import checked, damaged, zip_member, zipped_again
 
-ALIGNMENT = 64
-"""Where a tensor's bytes begin is divisible by it, as torch has it: so a file of weights can be mapped into memory."""
 _NAMED = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"}
+_PICKLE = "data.pkl"
 _TEXT, _GLOBAL = "BINUNICODE", "GLOBAL"
 """By which opcodes torch's pickles (protocol 2) have texts and what is to be called."""
 
@@ -69,13 +67,13 @@ def renamed(data: bytes, name: Callable[[str], str]) -> bytes:
     ValueError, zipfile.BadZipFile
         If it is anything else.
     """
-    members = checked(io.BytesIO(data))
-    pickles = [n for n in members.namelist() if n.endswith("/data.pkl")]
-    if len(pickles) != 1:
-        raise zipfile.BadZipFile("it has no data.pkl")
-    changed = b"".join(_with_names(members.read(pickles[0]), name))
-    every = ((n, changed if n == pickles[0] else members.read(n)) for n in members.namelist())
-    return aligned_zip(every, ALIGNMENT)
+    if [n.partition("/")[2] for n in checked(io.BytesIO(data)).namelist()].count(_PICKLE) != 1:
+        raise zipfile.BadZipFile(f"it has no {_PICKLE}")
+
+    def member(path: str, content: bytes) -> tuple[str, bytes]:
+        return path, b"".join(_with_names(content, name)) if path.partition("/")[2] == _PICKLE else content
+
+    return zipped_again(io.BytesIO(data), member)
 
 
 def _with_names(pickled: bytes, name: Callable[[str], str]) -> Iterator[bytes]:

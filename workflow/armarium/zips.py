@@ -12,7 +12,7 @@ import shutil
 import struct
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
@@ -20,6 +20,7 @@ from .errors import UserError
 from .files import LARGEST_TEXT, regular_size, replacing
 
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
+ALIGNMENT = 64  # bytes, of a member in a file that torch writes
 LARGEST_DIRECTORY = 64 << 20  # bytes of a table of contents: half a million members
 _LOCAL_HEADER = 30  # bytes before a member's name and content
 _END, _END64, _LOCATOR64 = b"PK\5\6", b"PK\6\6", b"PK\6\7"
@@ -42,21 +43,27 @@ def write_zip(path: str | os.PathLike, members: dict[str, bytes | str]) -> None:
             zip_bytes(archive, name, data)
 
 
-def aligned_zip(members: Iterable[tuple[str, bytes]], boundary: int) -> bytes:
-    """A stored zip in memory, in which each member's content begins at a multiple of ``boundary``, as in those that torch writes."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in members:
-            info = zipfile.ZipInfo(name, ZIP_EPOCH)
-            start = buffer.tell() + _LOCAL_HEADER + len(name.encode()) + len(_padding(0))
-            info.extra = _padding(-start % boundary)
-            archive.writestr(info, data)
-    return buffer.getvalue()
+def store_aligned(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    """Store a member as torch does: without a clock, its content aligned so that it can be mapped into memory."""
+    padding = -(archive.fp.tell() + _LOCAL_HEADER + len(name.encode()) + 4) % ALIGNMENT
+    info = zipfile.ZipInfo(name, ZIP_EPOCH)
+    info.external_attr = 0o644 << 16
+    info.extra = b"FB" + struct.pack("<H", padding) + b"Z" * padding
+    archive.writestr(info, data)
 
 
-def _padding(size: int) -> bytes:
-    """A field that a reader skips, by torch's own tag."""
-    return b"FB" + struct.pack("<H", size) + b"Z" * size
+def zipped_again(saved: IO[bytes], member: Callable[[str, bytes], tuple[str, bytes] | None]) -> bytes:
+    """A file that torch saved, without ``serialization_id``'s hash over its process's own names.
+
+    ``member`` gives the name and the content that each member is to have, or None for one that is left out.
+    """
+    out = io.BytesIO()
+    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
+        for name in source.namelist():
+            data = b"0" * 40 if name.endswith("serialization_id") else source.read(name)
+            if (kept := member(name, data)) is not None:
+                store_aligned(target, *kept)
+    return out.getvalue()
 
 
 # ---- reading
