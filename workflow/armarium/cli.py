@@ -203,18 +203,20 @@ def train(archive: str, split: str, device: str, cache: str) -> None:
 @split
 @click.argument("kind")
 @click.option("--weights/--tables", required=True)
-def select(archive: str, split: str, kind: str, weights: bool) -> None:
+@cache
+def select(archive: str, split: str, kind: str, weights: bool, cache: str) -> None:
     """Copy a checkpoint's weights or tables out of run.zip."""
-    steps().select(archive, split, kind.rpartition("/")[2], weights)
+    steps().select(archive, split, kind.rpartition("/")[2], weights, cache)
 
 
 @cli.command()
 @archive
 @split
 @click.argument("targets", nargs=-1)
-def copy_logs(archive: str, split: str, targets: tuple[str, ...]) -> None:
+@cache
+def copy_logs(archive: str, split: str, targets: tuple[str, ...], cache: str) -> None:
     """Copy logs and tables of a split out of run.zip."""
-    steps().copy_logs(archive, split, list(targets))
+    steps().copy_logs(archive, split, list(targets), cache)
 
 
 @cli.command()
@@ -234,9 +236,10 @@ def test(archive: str, group: str, split: str, device: str, cache: str, processe
 @click.argument("group")
 @split
 @click.argument("checkpoint")
-def write_results(archive: str, group: str, split: str, checkpoint: str) -> None:
+@cache
+def write_results(archive: str, group: str, split: str, checkpoint: str, cache: str) -> None:
     """Write the tables of one checkpoint on one test group."""
-    steps().write_results(archive, group, split, checkpoint)
+    steps().write_results(archive, group, split, checkpoint, cache)
 
 
 @cli.command()
@@ -319,9 +322,10 @@ def evaluate_ensemble(archive: str, device: str, cache: str, trusted: bool) -> N
 @cli.command()
 @archive
 @click.argument("which", type=click.Choice(["best", "final"]))
-def publish(archive: str, which: str) -> None:
+@cache
+def publish(archive: str, which: str, cache: str) -> None:
     """Write the published weights."""
-    steps().publish_weights(archive, which)
+    steps().publish_weights(archive, which, cache)
 
 
 @cli.command()
@@ -330,9 +334,10 @@ def publish(archive: str, which: str) -> None:
 @click.argument("member")
 @click.argument("target")
 @click.option("--rule", required=True)
-def extract(archive: str, source: str, member: str, target: str, rule: str) -> None:
+@cache
+def extract(archive: str, source: str, member: str, target: str, rule: str, cache: str) -> None:
     """Copy MEMBER of the zip SOURCE to TARGET."""
-    steps().extract(archive, source, member, target, rule)
+    steps().extract(archive, source, member, target, rule, cache)
 
 
 @cli.command()

@@ -76,9 +76,8 @@ def make_deterministic(settings: dict) -> None:
     torch.set_num_threads(settings["threads"])
     if settings["deterministic"]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.set_deterministic_debug_mode(
-            "warn"
-        )  # use_deterministic_algorithms loads torch's compiler to tell it so too
+        # What use_deterministic_algorithms sets too, after it has loaded torch's compiler to tell that.
+        torch.set_deterministic_debug_mode("warn")
         torch.backends.cudnn.benchmark = False
     else:
         torch.backends.cudnn.benchmark = True

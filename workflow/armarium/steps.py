@@ -269,7 +269,7 @@ def _record_environment_of_training(archive: str, environment: dict[str, bytes],
                 write_bytes(path, environment[name])
 
 
-def select(archive: str, split: str, checkpoint: str, weights: bool) -> None:
+def select(archive: str, split: str, checkpoint: str, weights: bool, cache_dir: str) -> None:
     """A checkpoint's weights, or its validation tables, out of run.zip."""
     from .run import select_checkpoint, select_tables
 
@@ -277,17 +277,19 @@ def select(archive: str, split: str, checkpoint: str, weights: bool) -> None:
     what, run_zip = ("weights" if weights else "tables"), layout.run_zip(archive, split)
     outputs = [layout.checkpoint_pt(folder)] if weights else layout.checkpoint_tables(folder)
     rule = "select_checkpoint" if weights else "select_tables"
-    with step(archive, f"select_{what}_split-{split}_{checkpoint}", rule, [run_zip], outputs):
+    name, index = f"select_{what}_split-{split}_{checkpoint}", hash_index(cache_dir)
+    with step(archive, name, rule, [run_zip], outputs, hash_index=index):
         (select_checkpoint if weights else select_tables)(archive, split, checkpoint)
 
 
-def copy_logs(archive: str, split: str, targets: list[str]) -> None:
+def copy_logs(archive: str, split: str, targets: list[str], cache_dir: str) -> None:
     """Logs and histories of a split out of run.zip."""
     from .run import copy_members
 
     alone = "copy_starting_weights" if targets == [layout.starting_weights(archive, split)] else "copy_learning_rates"
     rule = alone if len(targets) == 1 else "copy_logs"
-    with step(archive, f"{rule}_split-{split}", rule, [layout.run_zip(archive, split)], targets):
+    inputs, index = [layout.run_zip(archive, split)], hash_index(cache_dir)
+    with step(archive, f"{rule}_split-{split}", rule, inputs, targets, hash_index=index):
         copy_members(archive, split, targets)
 
 
@@ -390,14 +392,15 @@ def _group(archive: str, group: str, split: int) -> list[str]:
     return splits["groups"][group]
 
 
-def write_results(archive: str, group: str, split: str, checkpoint: str) -> None:
+def write_results(archive: str, group: str, split: str, checkpoint: str, cache_dir: str) -> None:
     """The tables of one checkpoint on one test group, out of the evaluation's zip."""
     from .maps import write_result_computational
 
     source, folder = layout.evaluation_zip(archive, group, split), layout.result_dir(archive, group, split, checkpoint)
     inputs = [source, layout.run_zip(archive, split)]
     outputs = [*layout.result_tables(folder), layout.result_computational(folder)]
-    with step(archive, f"write_results_{group}_split-{split}_{checkpoint}", "write_results", inputs, outputs):
+    name, index = f"write_results_{group}_split-{split}_{checkpoint}", hash_index(cache_dir)
+    with step(archive, name, "write_results", inputs, outputs, hash_index=index):
         for name, target in zip(layout.METRIC_TABLES, layout.result_tables(folder), strict=True):
             write_bytes(target, zip_member(source, f"{checkpoint}/{name}"))
         write_result_computational(archive, group, split, checkpoint)
@@ -494,13 +497,14 @@ def export_split(archive: str, split: str, checkpoints: list[str], cache_dir: st
         write_zip(output, {INFO: json_text(parts.says), **parts.members()})
 
 
-def publish_weights(archive: str, which: str) -> None:
+def publish_weights(archive: str, which: str, cache_dir: str) -> None:
     """models/model.pt (``best``: by the key metric) or models/final_model.pt (``final``), without prefix."""
     split = read_effective(archive, "publish")["publish"]
     run_zip = layout.run_zip(archive, split)
     checkpoint = published_checkpoint(read_effective(archive, "train")) if which == "best" else "final"
     output = layout.published_model(archive) if which == "best" else layout.published_final(archive)
-    with step(archive, f"publish_{which}", "publish_weights", [run_zip], [output], {"checkpoint": checkpoint}):
+    asked, index = {"checkpoint": checkpoint}, hash_index(cache_dir)
+    with step(archive, f"publish_{which}", "publish_weights", [run_zip], [output], asked, hash_index=index):
         from .plain_weights import plain_weights
         from .run import epoch_of
 
@@ -518,10 +522,10 @@ def _describe_published_environment(archive: str, run_zip: str) -> None:
     _record_environment_of_training(archive, environment, names, "publish_weights")
 
 
-def extract(archive: str, source: str, member: str, target: str, rule: str) -> None:
+def extract(archive: str, source: str, member: str, target: str, rule: str, cache_dir: str) -> None:
     """Copy one member of a zip of the archive to its canonical place."""
     name = target.removeprefix(f"{archive}/").replace("/", ".")
-    with step(archive, f"{rule}_{name}", rule, [source], [target]):
+    with step(archive, f"{rule}_{name}", rule, [source], [target], hash_index=hash_index(cache_dir)):
         copy_member(source, member, target)
 
 
