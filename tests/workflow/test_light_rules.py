@@ -16,7 +16,7 @@ COMPUTE = {"check_recipe", "train_split", "test_split", "evaluate_published", "e
 """Rules that compute with tensors; ``check_data`` reads the volumes."""
 HEAVY = {
     "torch", "monai", "ignite", "numpy", "pandas", "scipy", "nibabel", "sklearn", "snakemake", "jsonschema", "yaml", "rocrate",
-    "sqlite3", "requests", "importlib.metadata",
+    "sqlite3", "requests",
 }  # fmt: skip
 LIGHT = (
     "write metrics archives/micro",
