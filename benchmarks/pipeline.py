@@ -38,8 +38,8 @@ def measure(rounds: int) -> None:
         tell_missing(project)
         if DATA:
             project = Project(Path(folder, "hippocampus"), "hippocampus.yaml")
-            build = project.snakemake("--config", f"data_root={Path(DATA).resolve()}", f"set={{epochs: {EPOCHS}}}")
-            tell_build("hippocampus", project, [build], "--config", f"data_root={Path(DATA).resolve()}")
+            asked = ("--config", f"data_root={Path(DATA).resolve()}", f"set={{epochs: {EPOCHS}}}")
+            tell_build("hippocampus", project, [project.snakemake(*asked)], *asked)
 
 
 # ---- a whole build
