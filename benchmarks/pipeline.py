@@ -56,8 +56,8 @@ def tell_build(name: str, project: Project, builds: list[Usage], *arguments: str
     alone = project.snakemake(*arguments)
     every = median(build.cpu for build in builds)
     rows = [
-        ("training steps, in all epochs", "", training),
-        ("validation after each epoch", "", validation),
+        ("training steps of all epochs (wall time; one thread each)", "", training),
+        ("validation after each epoch (wall time)", "", validation),
         ("the rest of the training jobs: imports, preparing volumes, saving", jobs[TRAINS], cpu["training"] - training - validation),
         ("the other jobs that compute", sum(n for rule, n in jobs.items() if rule in COMPUTE and rule != TRAINS), cpu["computing"]),
         ("what light jobs do", sum(n for rule, n in jobs.items() if rule not in COMPUTE), cpu["light"]),
