@@ -126,9 +126,9 @@ def tell_processes(project: Project, rounds: int) -> None:
 # ---- one missing artifact
 
 
-def tell_missing(project: Project) -> None:
+def tell_missing(project: Project, name: str = "demo") -> None:
     """A product of each rule deleted and asked for by name, beside the same call with nothing to do; once each."""
-    archive = project.folder / "archives/demo"
+    archive = project.folder / "archives" / name
     products = {step["rule"]: next(iter(step["outputs"])) for step in reversed(steps(archive))}
     products["write_manifest"] = "ro-crate-metadata.json"
     rows = []
@@ -142,4 +142,4 @@ def tell_missing(project: Project) -> None:
             (product, jobs, *(f"{s:.1f}" for s in (made.wall, alone.wall, made.wall - alone.wall, made.cpu, alone.cpu)))
         )
     columns = ("lost", "rules run", "wall s", "nothing to do", "more", "CPU s", "nothing to do")
-    show("One missing artifact of the demo, asked for by name", columns, rows)
+    show(f"One missing artifact of the {name}, asked for by name", columns, rows)
