@@ -43,12 +43,11 @@ def made(folder: Path, recipe: dict, write, section: dict) -> str:
     steps.check_recipe(archive)
     steps.train(archive, "0", "cpu", cache)
     steps.test_split(archive, "held", "0", "cpu", cache)
-    steps.write_results(archive, "held", "0", checkpoint)
+    steps.write_results(archive, "held", "0", checkpoint, cache)
     steps.export_split(archive, "0", [checkpoint], cache)
-    steps.publish_weights(archive, "best")
-    steps.extract(
-        archive, layout.exports_zip(archive, "0"), f"{checkpoint}{steps.SCRIPT}", layout.published_ts(archive), "x"
-    )
+    steps.publish_weights(archive, "best", cache)
+    exports = layout.exports_zip(archive, "0")
+    steps.extract(archive, exports, f"{checkpoint}{steps.SCRIPT}", layout.published_ts(archive), "x", cache)
     steps.evaluate_published(archive, "cpu", cache, False)
     for name in layout.BUNDLE_CONFIGS:
         write_bundle_config(archive, name)

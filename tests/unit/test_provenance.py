@@ -214,6 +214,17 @@ def test_inputs_are_hashed_as_the_body_read_them(archive):
     assert sidecar(archive, "s")["inputs"]["config/a.json"]["sha256"] == digest("{}")
 
 
+def test_a_large_file_that_several_steps_read_is_hashed_once(archive, tmp_path, index, hashed, monkeypatch):
+    monkeypatch.setattr(provenance, "LARGE", 10)
+    large, small = put(tmp_path / "run.zip", "more than ten"), put(tmp_path / "small", "less")
+    for number in range(3):
+        with provenance.step(archive, f"cut-{number}", "r", [large, small], [], hash_index=index):
+            pass
+    assert hashed == [large], "what is small is not worth a look into the index"
+    record = provenance.read_sidecar(layout.sidecar(archive, "cut-2"))
+    assert sorted(f["sha256"] for f in record["inputs"].values()) == sorted([digest("more than ten"), digest("less")])
+
+
 def test_sidecars_are_read_in_the_order_of_time(archive):
     for name in ("b", "a"):
         with provenance.step(archive, name, "r", [], []):

@@ -21,7 +21,7 @@ import nibabel
 import numpy
 import pytest
 import torch
-from armarium import layout, steps
+from armarium import layout, loading, steps
 from armarium.adoption import adopt
 from armarium.apps import evaluate, train
 from armarium.boundary import check_boundary
@@ -102,10 +102,10 @@ def test_what_the_effective_configuration_allows_is_not_enough_for_a_job(folder,
     loss = call("os.system", command=f"touch {canary}")
     rewrite(Path(layout.effective(archive, "train")), lambda s: s.update(allow=["os.system"], loss=loss))
     write_json(layout.dataset_json(archive), {"labels": {"0": "background", "1": "b"}, "modality": {"0": "MRI"}})
-    monkeypatch.delenv(steps.ALLOWED, raising=False)
+    monkeypatch.delenv(loading.ALLOWED, raising=False)
     assert "allow is ['os.system']" in refused(steps.check_recipe, archive)
     assert not canary.exists()
-    monkeypatch.setenv(steps.ALLOWED, '["os.system"]')
+    monkeypatch.setenv(loading.ALLOWED, '["os.system"]')
     steps.check_recipe(archive)
     assert canary.exists(), "the configuration was harmful"
 

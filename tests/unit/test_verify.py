@@ -98,11 +98,10 @@ def build(folder: Path) -> str:
         )
         scripts = {f"{name}.ts": f"script of {name}" for name in ("best-loss", "best-MeanDice", "final")}
         write_product(archive, f"export_{split}", layout.exports_zip(archive, split), run, "export", split, **scripts)
-        steps.select(archive, split, "final", True)
+        steps.select(archive, split, "final", True, cache)
     best = published_checkpoint(read_effective(archive, "train"))
-    steps.extract(
-        archive, layout.exports_zip(archive, "0"), f"{best}.ts", layout.published_ts(archive), "publish_torchscript"
-    )
+    exports = layout.exports_zip(archive, "0")
+    steps.extract(archive, exports, f"{best}.ts", layout.published_ts(archive), "publish_torchscript", cache)
     predictions = {"predictions/case_005.nii.gz": "voxels"}
     write_product(
         archive,
@@ -112,7 +111,8 @@ def build(folder: Path) -> str:
         "published evaluation",
         **predictions,
     )
-    steps.extract(archive, layout.eval_zip(archive), *predictions, f"{archive}/{SEGMENTATION}", "extract_segmentation")
+    target = f"{archive}/{SEGMENTATION}"
+    steps.extract(archive, layout.eval_zip(archive), *predictions, target, "extract_segmentation", cache)
     steps.record_environment(archive, layout.environment_files(archive), "record_environment")
     steps.copy_workflow(archive)
     manifest_anew(archive)
@@ -316,7 +316,7 @@ def test_what_was_made_since_the_manifest_was_written_is_not_taken_for_damage(ar
 
 
 def test_a_step_that_ran_again_to_the_same_bytes_is_no_fault(archive):
-    steps.select(archive, "0", "final", True)
+    steps.select(archive, "0", "final", True, "cache")
     assert information(archive) == {"repeated": ["provenance/select_weights_split-0_final.json: "]}
     report = verify(archive, ".")
     assert report.build_command() not in str(report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -215,9 +216,10 @@ def test_finetune_trains_a_clone_from_its_parent_and_says_so_with_several_proces
 
 
 def timing(project: Project, *options: str, **environment: str) -> subprocess.CompletedProcess:
-    """tests/timing_infer.py, of one run."""
-    script = [sys.executable, str(REPO / "tests/timing_infer.py"), str(project.archive), "--runs", "1", *options]
-    environment = {**project.environment, **environment}
+    """benchmarks/inference.py, of one round."""
+    script = [sys.executable, "-m", "benchmarks.inference", str(project.archive), "--rounds", "1", *options]
+    paths = {"PYTHONPATH": os.pathsep.join([str(REPO), str(REPO / "workflow")])}
+    environment = {**project.environment, **paths, **environment}
     return subprocess.run(script, cwd=project.folder, env=environment, capture_output=True, text=True)
 
 
@@ -226,8 +228,11 @@ def test_infer_is_timed_beside_a_plain_script_and_the_archive_stays_as_it_was(co
     before = hashes(copy.archive)
     done = timing(copy)
     assert done.returncode == 0, done.stderr[-3000:]
-    seconds = {row: float(value) for row, value in re.findall(r"^  (\S.*?) +([\d.]+) s   ", done.stdout, re.M)}
-    assert seconds["infer.sh"] > seconds["its step"] > 0 and seconds["plain MONAI"] > 0
+    one, own = done.stdout.split("### ")[1:]
+    rows = [re.findall(r"^\| (\S.*?) +\| +([\d.]+) ", table, re.M) for table in (one, own)]
+    assert [name for name, _ in rows[0]] == ["infer.sh", "infer.sh, volumes prepared before", "plain MONAI"]
+    assert [name for name, _ in rows[1]] == ["infer.sh", "infer.sh, nothing to do", "plain MONAI"]
+    assert all(float(speed) > 0 for table in rows for _, speed in table)
     assert hashes(copy.archive) == before and copy.planned() == {}
 
 

@@ -20,13 +20,14 @@ from .export import LARGEST_INPUT, first_output, parity
 from .files import json_text, read_bytes, write_json
 from .fingerprints import fingerprint_on_disk
 from .network import build_network, make_deterministic
+from .plain_weights import plain_weights
 from .provenance import step
-from .run import INFO, epoch_of, finished_run, saved, weights_of
+from .run import INFO, epoch_of, finished_run, weights_of
 from .standing import cases_sha256
 from .steps import cases_of, published_cases, published_evaluation_of, published_torchscript, recipe_of
 from .testing import evaluate_published
 from .transforms import components_at_work
-from .weights import give, most_bytes, plain_weights, weights_in
+from .weights import give, most_bytes, weights_in
 from .zips import write_zip
 
 
@@ -68,7 +69,7 @@ def published_network(archive: str, settings: dict) -> torch.nn.Module:
 
 def _refuse_other_weights(archive: str, run: dict, run_zip: str, checkpoint: str) -> None:
     """What is scored counts as the run's, so it must be that."""
-    path, wanted = layout.published_model(archive), saved(plain_weights(run_zip, epoch_of(run, checkpoint)))
+    path, wanted = layout.published_model(archive), plain_weights(run_zip, epoch_of(run, checkpoint))
     if os.path.getsize(path) != len(wanted) or read_bytes(path, len(wanted)) != wanted:
         raise UserError(
             f"{path}: not the weights that {run_zip} publishes; delete it to have it taken from there again"

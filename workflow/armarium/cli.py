@@ -126,6 +126,13 @@ def further_exports():
     return import_module(".further_exports", __package__)
 
 
+def checkpoint_evaluation():
+    """The same of the published checkpoint's evaluation, with what it computes with."""
+    require_address_space()
+    with import_module(".loading", __package__).sparingly():
+        return import_module(".checkpoint_evaluation", __package__)
+
+
 def computing_steps():
     """The steps, once it is certain that what they compute with can be loaded."""
     require_address_space()
@@ -196,18 +203,20 @@ def train(archive: str, split: str, device: str, cache: str) -> None:
 @split
 @click.argument("kind")
 @click.option("--weights/--tables", required=True)
-def select(archive: str, split: str, kind: str, weights: bool) -> None:
+@cache
+def select(archive: str, split: str, kind: str, weights: bool, cache: str) -> None:
     """Copy a checkpoint's weights or tables out of run.zip."""
-    steps().select(archive, split, kind.rpartition("/")[2], weights)
+    steps().select(archive, split, kind.rpartition("/")[2], weights, cache)
 
 
 @cli.command()
 @archive
 @split
 @click.argument("targets", nargs=-1)
-def copy_logs(archive: str, split: str, targets: tuple[str, ...]) -> None:
+@cache
+def copy_logs(archive: str, split: str, targets: tuple[str, ...], cache: str) -> None:
     """Copy logs and tables of a split out of run.zip."""
-    steps().copy_logs(archive, split, list(targets))
+    steps().copy_logs(archive, split, list(targets), cache)
 
 
 @cli.command()
@@ -227,9 +236,10 @@ def test(archive: str, group: str, split: str, device: str, cache: str, processe
 @click.argument("group")
 @split
 @click.argument("checkpoint")
-def write_results(archive: str, group: str, split: str, checkpoint: str) -> None:
+@cache
+def write_results(archive: str, group: str, split: str, checkpoint: str, cache: str) -> None:
     """Write the tables of one checkpoint on one test group."""
-    steps().write_results(archive, group, split, checkpoint)
+    steps().write_results(archive, group, split, checkpoint, cache)
 
 
 @cli.command()
@@ -249,8 +259,7 @@ def evaluate_published(archive: str, device: str, cache: str, processes: int, tr
 @cache
 def evaluate_checkpoint(archive: str, device: str, cache: str) -> None:
     """Score the published checkpoint and keep its predictions."""
-    require_address_space()
-    import_module(".checkpoint_evaluation", __package__).evaluate_checkpoint(archive, device, cache)
+    checkpoint_evaluation().evaluate_checkpoint(archive, device, cache)
 
 
 @cli.command()
@@ -260,8 +269,7 @@ def evaluate_checkpoint(archive: str, device: str, cache: str) -> None:
 @click.option("--trust-torchscript/--no-trust-torchscript", "trusted", envvar="ARMARIUM_TRUST_TORCHSCRIPT")
 def compare_shape(archive: str, shape: str, cache: str, trusted: bool) -> None:
     """Compare the published TorchScript with its checkpoint on an input of SHAPE."""
-    require_address_space()
-    import_module(".checkpoint_evaluation", __package__).compare_shape(archive, shape, cache, trusted)
+    checkpoint_evaluation().compare_shape(archive, shape, cache, trusted)
 
 
 @cli.command()
@@ -314,9 +322,10 @@ def evaluate_ensemble(archive: str, device: str, cache: str, trusted: bool) -> N
 @cli.command()
 @archive
 @click.argument("which", type=click.Choice(["best", "final"]))
-def publish(archive: str, which: str) -> None:
+@cache
+def publish(archive: str, which: str, cache: str) -> None:
     """Write the published weights."""
-    computing_steps().publish_weights(archive, which)
+    steps().publish_weights(archive, which, cache)
 
 
 @cli.command()
@@ -325,9 +334,10 @@ def publish(archive: str, which: str) -> None:
 @click.argument("member")
 @click.argument("target")
 @click.option("--rule", required=True)
-def extract(archive: str, source: str, member: str, target: str, rule: str) -> None:
+@cache
+def extract(archive: str, source: str, member: str, target: str, rule: str, cache: str) -> None:
     """Copy MEMBER of the zip SOURCE to TARGET."""
-    steps().extract(archive, source, member, target, rule)
+    steps().extract(archive, source, member, target, rule, cache)
 
 
 @cli.command()

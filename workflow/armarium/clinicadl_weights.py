@@ -63,11 +63,20 @@ def to_clinicadl(component: dict, weights: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_monai(component: dict, weights: Mapping[str, Any]) -> dict[str, Any]:
     """The way back from :func:`to_clinicadl`, exact to the bit."""
+    turned = turned_kernels(component)
+    return {monai_name(component, k): _turned(v) if k in turned else v for k, v in weights.items()}
+
+
+def turned_kernels(component: dict) -> set[str]:
+    """The names (ClinicaDL's) of the tensors that are not MONAI's but for their name."""
+    return set() if (names := _names(component)) is None else names[1]
+
+
+def monai_name(component: dict, name: str) -> str:
+    """MONAI's name of a tensor that has ClinicaDL's."""
     if (names := _names(component)) is None:
-        return dict(weights)
-    pairs, turned = names
-    back = [(clinicadl, monai) for monai, clinicadl in pairs]
-    return {_renamed(k, back): _turned(v) if k in turned else v for k, v in weights.items()}
+        return name
+    return _renamed(name, [(clinicadl, monai) for monai, clinicadl in names[0]])
 
 
 def _renamed(key: str, pairs: Iterable[tuple[str, str]]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from .config import nearest
 from .errors import UserError
+from .loading import sparingly
 
 MODULES = {
     "loss": ("monai.losses", "torch.nn"),
@@ -143,6 +144,12 @@ def substitute_runtime(value: Any, known: dict[str, int]) -> Any:
     if isinstance(value, str) and value.startswith("{") and value[1:-1] in known:
         return known[value[1:-1]]
     return value
+
+
+def build_optimizer(component: dict, parameters: Iterable, allow: Iterable[str] = ()):
+    """An optimizer of ``parameters``."""
+    with sparingly():  # the first one of a process loads torch's compiler
+        return build("optimizer", component, allow, parameters)
 
 
 def build_lr_scheduler(component: dict, optimizer, allow: Iterable[str] = ()):

@@ -23,6 +23,7 @@ from .errors import UserError
 from .files import json_text
 from .gpus import nvidia_smi
 from .rule_environment import conda_prefix
+from .software import normal_name
 from .zips import member_bytes, opened
 
 MEMBERS = "env/"
@@ -95,11 +96,6 @@ def freeze() -> str:
         if name and normal_name(name) not in _BUILD_TOOLS | {_OWN}:
             lines.setdefault(normal_name(name), (name.lower(), _requirement(name, distribution)))
     return "".join(f"{line}\n" for _, line in sorted(lines.values()))
-
-
-def normal_name(name: str) -> str:
-    """A project's name as PEP 503 compares it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _requirement(name: str, distribution: importlib.metadata.Distribution) -> str:

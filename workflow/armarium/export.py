@@ -9,8 +9,7 @@ import io
 import math
 import re
 import warnings
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -21,6 +20,7 @@ from .parts import PARITY, SCRIPT, SCRIPTED, Part
 from .run import epoch_of, finished_run
 from .transforms import components_at_work
 from .weights import load_into
+from .zips import zipped_again
 
 LARGEST_INPUT = 1 << 30
 """Values of an input that is made up to compare two networks."""
@@ -81,30 +81,6 @@ def _same_member(name: str, data: bytes) -> tuple[str, bytes] | None:
     if name.endswith(".py"):
         data = CONSTANTS.sub(lambda found: b"".join(sorted(found[0].splitlines(keepends=True))), data)
     return f"{EXPORTED_ROOT}/{name.partition('/')[2]}", data
-
-
-def zipped_again(saved: io.BytesIO, member: Callable[[str, bytes], tuple[str, bytes] | None]) -> bytes:
-    """A file that torch has just saved, without ``serialization_id``'s hash over its process's own names.
-
-    ``member`` gives the name and the content that each member is to have, or None for one that is left out.
-    """
-    out = io.BytesIO()
-    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
-        for name in source.namelist():
-            data = b"0" * 40 if name.endswith("serialization_id") else source.read(name)
-            if (kept := member(name, data)) is not None:
-                store_aligned(target, *kept)
-    return out.getvalue()
-
-
-def store_aligned(target: zipfile.ZipFile, name: str, data: bytes) -> None:
-    """Store a member as torch does: without a clock, aligned to 64 bytes."""
-    header = 30 + len(name.encode()) + 4
-    padding = -(target.fp.tell() + header) % 64
-    info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-    info.external_attr = 0o644 << 16
-    info.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
-    target.writestr(info, data)
 
 
 def first_output(output):

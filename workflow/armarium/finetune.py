@@ -28,6 +28,7 @@ from .hashing import HashIndex, sha256
 from .manifest import archive_identity, read_manifest
 from .origin import is_as_cloned, is_clone
 from .parent import CONTINUE, EVERY_SPLIT, TRANSFER, Parent, read_parent
+from .plain_weights import plain_weights
 from .run import epoch_of, finished_run
 from .running import at_work
 
@@ -287,14 +288,11 @@ def _name_and_identity(place: str) -> tuple[str, str]:
 
 def _transferred_by_split(place: str, splits: list[str]) -> _Given:
     """Each split's own best weights, as models/model.pt has those of the published one."""
-    from .run import saved
-    from .weights import plain_weights
-
     checkpoint = published_checkpoint(read_effective(place, "train"))
     starts, files, writers = {}, {}, {}
     for split in splits:
         run = layout.run_zip(place, split)
-        data = saved(plain_weights(run, epoch_of(finished_run(run), checkpoint)))
+        data = plain_weights(run, epoch_of(finished_run(run), checkpoint))
         name = starts[split] = f"split-{split}.pt"
         files[name] = hashlib.sha256(data).hexdigest()
         writers[name] = lambda target, data=data: write_bytes(target, data)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .export import first_output, network_input_shape, zipped_again
+from .export import first_output, network_input_shape
 from .faults import in_words
 from .files import json_text
 from .formats import REPORT, model_member
@@ -23,6 +23,7 @@ from .network import build_network, make_deterministic
 from .parts import Part
 from .run import epoch_of, finished_run
 from .weights import load_into
+from .zips import zipped_again
 
 AXES = ("x", "y", "z")
 """Spatial axes, in the order of the input's."""

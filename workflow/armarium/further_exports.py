@@ -15,6 +15,7 @@ from .errors import UserError
 from .files import json_text, memory_bytes, parse_json, read_bytes, read_json
 from .fingerprints import fingerprint_on_disk
 from .formats import REPORT, model_member, require_packages
+from .loading import sparingly
 from .provenance import step
 from .run import INFO, finished_run, weights_of
 from .split_files import cases_unseen, read_splits, split_numbers
@@ -41,7 +42,8 @@ def export_format(archive: str, format: str) -> None:
     inputs = [run_zip, *(layout.effective(archive, p) for p in _EXPORTED_BY), layout.dataset_json(archive)]
     with step(archive, f"export_{format}", "export_format", inputs, [output], {"format": format}):
         require_packages([format], output)
-        from .format_export import export_format as export
+        with sparingly():
+            from .format_export import export_format as export
 
         checkpoint = published_checkpoint(settings)
         tolerance, extra = export_options(archive)
@@ -125,7 +127,8 @@ def _weights(runs: dict[int, str], checkpoint: str) -> dict[str, str]:
 
 
 def _ensemble(archive: str) -> dict[str, bytes | str]:
-    from .ensemble import export_ensemble as export
+    with sparingly():
+        from .ensemble import export_ensemble as export
 
     settings = recipe_of(archive)
     return export(settings, _members(archive), published_checkpoint(settings), *export_options(archive))
@@ -172,7 +175,8 @@ def evaluate_ensemble(archive: str, device: str, cache_dir: str, trusted: bool) 
         *(layout.effective(archive, p) for p in ("train", "test", "predict")),
     ]
     with step(archive, "evaluate_ensemble", "evaluate_ensemble", inputs, [output]):
-        from .testing import evaluate_torchscript
+        with sparingly():
+            from .testing import evaluate_torchscript
 
         cases = cases_of(archive, ensemble_cases(archive))
         path, again = layout.ensemble_ts(archive), lambda: _ensemble(archive)[ENSEMBLE_TS]

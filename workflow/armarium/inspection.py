@@ -6,7 +6,7 @@ import copy
 
 import torch
 
-from .components import build, build_lr_scheduler, substitute_runtime
+from .components import build, build_lr_scheduler, build_optimizer, substitute_runtime
 from .dataset import REGRESSION, SEGMENTATION
 from .errors import UserError
 from .evaluation import SET_METRICS, Score
@@ -41,7 +41,7 @@ def check_components(settings: dict, class_names: dict[int, str]) -> torch.nn.Mo
     allow, validate = settings["allow"], settings["validate"]
     network = build_network(settings)
     known = {"iterations": 100, "steps_per_epoch": 10}
-    optimizer = build("optimizer", substitute_runtime(settings["optimizer"], known), allow, network.parameters())
+    optimizer = build_optimizer(substitute_runtime(settings["optimizer"], known), network.parameters(), allow)
     if settings["lr_scheduler"]:
         build_lr_scheduler(substitute_runtime(settings["lr_scheduler"], known), optimizer, allow)
     build("loss", settings["loss"], allow)

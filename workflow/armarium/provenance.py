@@ -36,6 +36,8 @@ SIDECAR = "armarium-step/1"
 
 DATA = "data:"
 OUTSIDE = "outside:"
+LARGE = 32 << 20
+"""Bytes from which a file's hash is remembered: a dozen steps read the same run.zip."""
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "pandas", "ignite")
 
 
@@ -297,7 +299,9 @@ def _leaves(relative: str) -> bool:
 
 
 def _hashes(archive: str, paths: list[str], index: HashIndex | None) -> dict[str, dict[str, Any]]:
-    digests = index.many(paths) if index else {path: sha256(path) for path in paths}
+    large = [path for path in paths if index and os.path.getsize(path) >= LARGE]
+    remembered = index.many(large) if index and large else {}
+    digests = {path: remembered.get(path) or sha256(path) for path in paths}
     found = {}
     for path, digest in digests.items():
         name = os.path.relpath(path, archive)

@@ -14,6 +14,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from .loading import sparingly
 from .torchrun import AGENT, GIVEN, JOB, LOG, MADE, SAYS
 
 PR_SET_PDEATHSIG = 1
@@ -48,9 +49,10 @@ def _work(folder: Path) -> None:
     from .faults import require_address_space
 
     require_address_space()
-    from .distributed import joined
+    with sparingly():
+        from .distributed import joined
+        from .jobs import JOBS
     from .files import read_json, write_json
-    from .jobs import JOBS
     from .logs import configure_logging
     from .provenance import package_versions
     from .zips import opened, write_zip

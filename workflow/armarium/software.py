@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from . import layout
-from .environment import normal_name
 
 DISTRIBUTIONS = {"ignite": "pytorch-ignite"}
 """Packages whose distribution has another name."""
+
+
+def normal_name(name: str) -> str:
+    """A project's name as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def described_software(archive: str, environment: str | None) -> dict[str, str | None] | None:

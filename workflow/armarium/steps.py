@@ -28,6 +28,7 @@ from .files import json_text, memory_bytes, read_bytes, remove_abandoned, write_
 from .fingerprints import fingerprint_on_disk
 from .hashing import HashIndex
 from .home import WORKFLOW
+from .loading import allowed_from_outside, sparingly
 from .logs import configure_logging
 from .multi_label import is_multi_label
 from .parent import parent_inputs, refuse_seen
@@ -41,8 +42,6 @@ from .trust import is_exported_here, note_exported
 from .zips import copy_member, write_zip, zip_member
 
 LOG = logging.getLogger(__name__)
-ALLOWED = "ARMARIUM_ALLOW"
-"""The variable by which planning tells the jobs which code from outside the user allows, as a JSON list."""
 
 
 def recipe_of(archive: str) -> dict:
@@ -53,7 +52,7 @@ def recipe_of(archive: str) -> dict:
     UserError
         If it names code that the user's call does not allow, whatever the archive's own files say.
     """
-    settings, allowed = training_settings_of(archive), json.loads(os.environ.get(ALLOWED, "[]"))
+    settings, allowed = training_settings_of(archive), allowed_from_outside()
     if foreign := [path for path in settings["allow"] if path not in allowed]:
         raise UserError(
             f"{layout.effective(archive, 'train')}: allow is {foreign}, which the call that plans must allow; ask Snakemake for what you want"
@@ -270,7 +269,7 @@ def _record_environment_of_training(archive: str, environment: dict[str, bytes],
                 write_bytes(path, environment[name])
 
 
-def select(archive: str, split: str, checkpoint: str, weights: bool) -> None:
+def select(archive: str, split: str, checkpoint: str, weights: bool, cache_dir: str) -> None:
     """A checkpoint's weights, or its validation tables, out of run.zip."""
     from .run import select_checkpoint, select_tables
 
@@ -278,17 +277,19 @@ def select(archive: str, split: str, checkpoint: str, weights: bool) -> None:
     what, run_zip = ("weights" if weights else "tables"), layout.run_zip(archive, split)
     outputs = [layout.checkpoint_pt(folder)] if weights else layout.checkpoint_tables(folder)
     rule = "select_checkpoint" if weights else "select_tables"
-    with step(archive, f"select_{what}_split-{split}_{checkpoint}", rule, [run_zip], outputs):
+    name, index = f"select_{what}_split-{split}_{checkpoint}", hash_index(cache_dir)
+    with step(archive, name, rule, [run_zip], outputs, hash_index=index):
         (select_checkpoint if weights else select_tables)(archive, split, checkpoint)
 
 
-def copy_logs(archive: str, split: str, targets: list[str]) -> None:
+def copy_logs(archive: str, split: str, targets: list[str], cache_dir: str) -> None:
     """Logs and histories of a split out of run.zip."""
     from .run import copy_members
 
     alone = "copy_starting_weights" if targets == [layout.starting_weights(archive, split)] else "copy_learning_rates"
     rule = alone if len(targets) == 1 else "copy_logs"
-    with step(archive, f"{rule}_split-{split}", rule, [layout.run_zip(archive, split)], targets):
+    inputs, index = [layout.run_zip(archive, split)], hash_index(cache_dir)
+    with step(archive, f"{rule}_split-{split}", rule, inputs, targets, hash_index=index):
         copy_members(archive, split, targets)
 
 
@@ -298,8 +299,10 @@ def check_recipe(archive: str) -> None:
     outputs = [layout.architecture_log(archive), layout.nn_summary(archive)]
     with step(archive, "check_recipe", "check_recipe", inputs, outputs):
         from .bundle_metadata import input_shape
-        from .inspection import check_components, check_multi_label, check_regression, layer_table
-        from .starting import check_start
+
+        with sparingly():
+            from .inspection import check_components, check_multi_label, check_regression, layer_table
+            from .starting import check_start
 
         settings = recipe_of(archive)
         network = check_components(settings, class_names(archive))
@@ -389,14 +392,15 @@ def _group(archive: str, group: str, split: int) -> list[str]:
     return splits["groups"][group]
 
 
-def write_results(archive: str, group: str, split: str, checkpoint: str) -> None:
+def write_results(archive: str, group: str, split: str, checkpoint: str, cache_dir: str) -> None:
     """The tables of one checkpoint on one test group, out of the evaluation's zip."""
     from .maps import write_result_computational
 
     source, folder = layout.evaluation_zip(archive, group, split), layout.result_dir(archive, group, split, checkpoint)
     inputs = [source, layout.run_zip(archive, split)]
     outputs = [*layout.result_tables(folder), layout.result_computational(folder)]
-    with step(archive, f"write_results_{group}_split-{split}_{checkpoint}", "write_results", inputs, outputs):
+    name, index = f"write_results_{group}_split-{split}_{checkpoint}", hash_index(cache_dir)
+    with step(archive, name, "write_results", inputs, outputs, hash_index=index):
         for name, target in zip(layout.METRIC_TABLES, layout.result_tables(folder), strict=True):
             write_bytes(target, zip_member(source, f"{checkpoint}/{name}"))
         write_result_computational(archive, group, split, checkpoint)
@@ -444,8 +448,8 @@ def published_torchscript(archive: str, cache_dir: str, trusted: bool) -> bytes:
     run_zip, exports = layout.run_zip(archive, publish), layout.exports_zip(archive, publish)
     if Path(run_zip).exists():
         # An archive from elsewhere; what its weights give is ours, and nothing of the file was run to see it.
-        from .export import export_again
-
+        with sparingly():
+            from .export import export_again
         settings = recipe_of(archive)
         again = export_again(settings, run_zip, published_checkpoint(settings), *export_options(archive))
         if data == again:
@@ -484,8 +488,8 @@ def export_split(archive: str, split: str, checkpoints: list[str], cache_dir: st
         running.extends = parts.take_from_last(archive, name, output, [SCRIPT, PARITY])
         running.parameters |= parts.told(f"split {split}")
         if parts.missing:
-            from .export import export_checkpoints
-
+            with sparingly():
+                from .export import export_checkpoints
             tolerance, extra = export_options(archive)
             made = export_checkpoints(recipe_of(archive), run_zip, parts.missing, tolerance, extra)
             note_exported(cache_dir, [part[SCRIPT] for part in made.values()])
@@ -493,17 +497,18 @@ def export_split(archive: str, split: str, checkpoints: list[str], cache_dir: st
         write_zip(output, {INFO: json_text(parts.says), **parts.members()})
 
 
-def publish_weights(archive: str, which: str) -> None:
+def publish_weights(archive: str, which: str, cache_dir: str) -> None:
     """models/model.pt (``best``: by the key metric) or models/final_model.pt (``final``), without prefix."""
     split = read_effective(archive, "publish")["publish"]
     run_zip = layout.run_zip(archive, split)
     checkpoint = published_checkpoint(read_effective(archive, "train")) if which == "best" else "final"
     output = layout.published_model(archive) if which == "best" else layout.published_final(archive)
-    with step(archive, f"publish_{which}", "publish_weights", [run_zip], [output], {"checkpoint": checkpoint}):
-        from .run import epoch_of, saved
-        from .weights import plain_weights
+    asked, index = {"checkpoint": checkpoint}, hash_index(cache_dir)
+    with step(archive, f"publish_{which}", "publish_weights", [run_zip], [output], asked, hash_index=index):
+        from .plain_weights import plain_weights
+        from .run import epoch_of
 
-        write_bytes(output, saved(plain_weights(run_zip, epoch_of(finished_run(run_zip), checkpoint))))
+        write_bytes(output, plain_weights(run_zip, epoch_of(finished_run(run_zip), checkpoint)))
     _describe_published_environment(archive, run_zip)
 
 
@@ -517,10 +522,10 @@ def _describe_published_environment(archive: str, run_zip: str) -> None:
     _record_environment_of_training(archive, environment, names, "publish_weights")
 
 
-def extract(archive: str, source: str, member: str, target: str, rule: str) -> None:
+def extract(archive: str, source: str, member: str, target: str, rule: str, cache_dir: str) -> None:
     """Copy one member of a zip of the archive to its canonical place."""
     name = target.removeprefix(f"{archive}/").replace("/", ".")
-    with step(archive, f"{rule}_{name}", rule, [source], [target]):
+    with step(archive, f"{rule}_{name}", rule, [source], [target], hash_index=hash_index(cache_dir)):
         copy_member(source, member, target)
 
 

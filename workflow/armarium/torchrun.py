@@ -16,6 +16,7 @@ from pathlib import Path
 
 from .errors import UserError
 from .files import folder_while_alive, read_json, remove_abandoned, write_json
+from .loading import sparingly
 from .zips import opened, write_zip
 
 AGENT = "ARMARIUM_AGENT"
@@ -54,8 +55,8 @@ def compute(
         If there are fewer GPUs than processes, or one of these fails.
     """
     if processes == 1:
-        from .jobs import JOBS
-
+        with sparingly():
+            from .jobs import JOBS
         return JOBS[job](given, files or {}, device)
     parent = Path(cache_dir, "ranks")
     parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from .batched import DeviceBatches
 from .cache import PreparedCases
 from .clinicadl_weights import to_clinicadl
-from .components import build, build_lr_scheduler, substitute_runtime
+from .components import build, build_lr_scheduler, build_optimizer, substitute_runtime
 from .computing import Losses, compiled, gradients, laid_out, memory_format, refuse_without_compiler
 from .dataset import REGRESSION
 from .distributed import ALONE, Batches, Team
@@ -131,9 +131,8 @@ class SplitTraining:
         self.forward = compiled(self.network, settings)
         self.loss = build("loss", settings["loss"], allow).to(self.device)
         known = {"iterations": len(self.loader) * settings["epochs"], "steps_per_epoch": len(self.loader)}
-        self.optimizer = build(
-            "optimizer", substitute_runtime(settings["optimizer"], known), allow, self.network.parameters()
-        )
+        optimizer = substitute_runtime(settings["optimizer"], known)
+        self.optimizer = build_optimizer(optimizer, self.network.parameters(), allow)
         schedule = substitute_runtime(settings["lr_scheduler"], known)
         self.schedule = build_lr_scheduler(schedule, self.optimizer, allow) if schedule else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp)

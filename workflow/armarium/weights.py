@@ -105,8 +105,3 @@ def give(network: torch.nn.Module, weights: dict[str, torch.Tensor], source: str
         raise UserError(
             f"{source}: weights of another network than the recipe's ({reason}); restore the recipe, or {mend}"
         ) from None
-
-
-def plain_weights(run_zip: str, epoch: int) -> dict[str, torch.Tensor]:
-    """The same as the bundle and MMAR want them: the network's own keys, no prefix."""
-    return {k.removeprefix("network."): v for k, v in load_weights(run_zip, epoch).items()}

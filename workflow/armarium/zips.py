@@ -6,12 +6,13 @@ members are stored one beside another and so are no larger than the file itself.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import struct
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
@@ -19,6 +20,7 @@ from .errors import UserError
 from .files import LARGEST_TEXT, regular_size, replacing
 
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
+ALIGNMENT = 64  # bytes, of a member in a file that torch writes
 LARGEST_DIRECTORY = 64 << 20  # bytes of a table of contents: half a million members
 _LOCAL_HEADER = 30  # bytes before a member's name and content
 _END, _END64, _LOCATOR64 = b"PK\5\6", b"PK\6\6", b"PK\6\7"
@@ -39,6 +41,29 @@ def write_zip(path: str | os.PathLike, members: dict[str, bytes | str]) -> None:
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for name, data in members.items():
             zip_bytes(archive, name, data)
+
+
+def store_aligned(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    """Store a member as torch does: without a clock, its content aligned so that it can be mapped into memory."""
+    padding = -(archive.fp.tell() + _LOCAL_HEADER + len(name.encode()) + 4) % ALIGNMENT
+    info = zipfile.ZipInfo(name, ZIP_EPOCH)
+    info.external_attr = 0o644 << 16
+    info.extra = b"FB" + struct.pack("<H", padding) + b"Z" * padding
+    archive.writestr(info, data)
+
+
+def zipped_again(saved: IO[bytes], member: Callable[[str, bytes], tuple[str, bytes] | None]) -> bytes:
+    """A file that torch saved, without ``serialization_id``'s hash over its process's own names.
+
+    ``member`` gives the name and the content that each member is to have, or None for one that is left out.
+    """
+    out = io.BytesIO()
+    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
+        for name in source.namelist():
+            data = b"0" * 40 if name.endswith("serialization_id") else source.read(name)
+            if (kept := member(name, data)) is not None:
+                store_aligned(target, *kept)
+    return out.getvalue()
 
 
 # ---- reading
