@@ -51,13 +51,13 @@ def _many_cases(folder: Path) -> None:
         made = [sys.executable, "-m", "benchmarks.many_cases", str(place), str(CASES), task]
         whole_process(made, cwd=REPO, env=_environment())
         for step in ("check-data", "split-data"):
-            wall, cpu, peak = _watched([sys.executable, "-m", "armarium", step, "archives/many"], place)
+            wall, cpu, peak = watched([sys.executable, "-m", "armarium", step, "archives/many"], place)
             rows.append([task, step, f"{peak / 1e9:.2f}", f"{wall:.0f}", f"{cpu:.0f}", f"{CASES / wall:.0f}"])
     columns = ["task", "step", "peak of all its processes, GB", "s", "CPU s", "cases/s"]
     show(f"Checking and splitting {CASES:,} cases, 5 folds, grouped and stratified", columns, rows)
 
 
-def _watched(command: list[str], folder: Path) -> tuple[float, float, float]:
+def watched(command: list[str], folder: Path) -> tuple[float, float, float]:
     """Seconds, CPU seconds, and the most bytes that a process and its children had together, shared pages counted once."""
     most, ended = [0], threading.Event()
     started, before = time.perf_counter(), os.times()
