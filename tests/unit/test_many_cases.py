@@ -13,7 +13,7 @@ from armarium.dataset import read_dataset
 from benchmarks.many_cases import make
 from benchmarks.memory import CASES, watched
 
-BYTES_A_CASE = 8000
+BYTES_A_CASE = 6000
 """Of Python's objects at the peak; a row of the table of cases has 18 texts."""
 SPEC = {
     "list": "data/dataset.json",
