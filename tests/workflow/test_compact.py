@@ -44,4 +44,5 @@ def test_equal_weights_are_one_file_and_each_still_comes_back(copy):
     assert lost.stat().st_nlink == 1
     assert hashes(copy.archive) == before
     assert copy.planned() == {}
-    assert said == compacted(copy, "--hard-links"), "and takes its place again"
+    compacted(copy, "--hard-links")
+    assert clones or lost.stat().st_nlink > 1, "and shares its place again"
