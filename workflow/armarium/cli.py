@@ -505,6 +505,14 @@ def unzip(file: str, archive: str) -> None:
 
 
 @cli.command()
+@archive
+@click.option("--hard-links", is_flag=True, help="Where the disk cannot clone a file, make equal files names of one.")
+def compact(archive: str, hard_links: bool) -> None:
+    """Let ARCHIVE's equal weights and exports share their place on the disk; tell what it takes, beside its checkpoints."""
+    click.echo(import_module(".compact", __package__).compact(archive, hard_links))
+
+
+@cli.command()
 @click.option("--wait", is_flag=True, help="Wait for what is still at work.")
 def unlock(wait: bool) -> None:
     """Remove Snakemake's locks here, once sure that no Snakemake and no job is alive."""

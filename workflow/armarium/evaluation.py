@@ -32,11 +32,13 @@ from monai.networks.utils import eval_mode, one_hot
 
 from .cache import PreparedCases, checked_files
 from .channels import LabelChannels, channels_last, decided
+from .class_maps import class_map, of_one_class, only_chooses, values_by_class
 from .components import build
 from .dataset import CLASSIFICATION, REGRESSION, SEGMENTATION
 from .distributed import ALONE, Team, by_itself
 from .errors import UserError
 from .hashing import as_checked
+from .large_loss import loss_on
 from .multi_label import is_multi_label
 from .network import a_channel_for_each_class, one_number_a_case
 from .nifti import Unreadable, check_header
@@ -116,8 +118,15 @@ class Score:
         values = self.function(prediction, label, **({"spacing": list(spacing)} if self.in_mm else {}))
         if not self.per_case:
             return None
-        values = values.as_subclass(torch.Tensor).double().flatten().tolist()
-        return [v if math.isfinite(v) else math.nan for v in values]
+        return _or_undefined(values.as_subclass(torch.Tensor).double().flatten().tolist())
+
+    def of_class_map(
+        self, prediction: torch.Tensor, label: torch.Tensor, classes: int, spacing: Sequence[float]
+    ) -> list[float]:
+        """The same of class numbers ``[*grid]``, for a metric that can be given one class after the other."""
+        numbers = range(int(not self.with_background), classes)
+        given = {"spacing": list(spacing)} if self.in_mm else {}
+        return _or_undefined(values_by_class(self.function, prediction, label, numbers, given))
 
     def of_classes(self) -> list[float] | None:
         """Each class's value over all cases taken in (NaN where undefined); None where the metric has none of its own."""
@@ -146,6 +155,10 @@ class Score:
                 return math.nan
         value = value[0] if isinstance(value, (list, tuple)) else value
         return float(value.mean() if isinstance(value, torch.Tensor) else value)
+
+
+def _or_undefined(values: list[float]) -> list[float]:
+    return [v if math.isfinite(v) else math.nan for v in values]
 
 
 @contextmanager
@@ -317,6 +330,13 @@ class CaseScorer:
         self.post = build_post_transforms(validate, allow)
         self.scores = [Score(m, allow) for m in validate["metrics"]]
         self.metrics = ["loss", *(s.label for s in self.scores)]
+        self.by_class_map = (
+            self.task == SEGMENTATION
+            and not self.multi_label
+            and only_chooses(self.post)
+            and all(of_one_class(s.function) for s in self.scores)
+        )
+        """Whether class numbers are all that scoring takes of a prediction: then no copy of it is made."""
 
     def prepare(self, cases: Sequence[dict], workers: int) -> None:
         """Prepare what is missing of ``cases``, each process its share."""
@@ -394,34 +414,60 @@ class CaseScorer:
             engine.run()
 
     def _score(self, network, case: dict, keep) -> ScoredCase:
-        item = self.prepared.get(case)
-        image = item["image"][None].to(self.device, torch.float32)
+        item = dict(self.prepared.get(case))
+        image = item.pop("image")[None].to(self.device, torch.float32)
         on = f"case {case['case']}: network or loss on an image {list(image.shape)}"
         with torch.no_grad(), components_at_work(on):
             output = inferred(self.inferer, image, network)
+            del image  # a large one's memory is needed
             if self.task == REGRESSION:
                 one_number_a_case(output.shape, 1)
-            target = item["label"][None].to(self.device)
+            target = item.pop("label")[None].to(self.device)
             if self.multi_label:
                 a_channel_for_each_class(output.shape, target.shape)
                 target = target.float()
-            loss = float(self.loss(output, target))
+            loss = loss_on(self.loss, output, target)
+            del target
+        row = {c: case[c] for c in IDS} | {"loss": loss}
+        if self.by_class_map and output.shape[1] > 1:
+            classes, where = output.shape[1], f"case {case['case']}"
+            trace, affine = item.get("trace", []), item.get("affine")
+            numbers = class_map(output[0], self.post[0], self.invert, trace, affine, where)
+            del output
+            return self._score_class_map(numbers, classes, case, row, keep)
         prediction, label, index, spacing = self._on_file_grid(output[0], item, case)
         decisions = self._decisions(prediction, case)
         given = prediction[None], label[None], index[None], decisions[None], spacing
-        row = {c: case[c] for c in IDS} | {"loss": loss}
         class_rows: dict[int, dict] = {}
         for score in self.scores:
             values = self._added(score, case, given) if score.per_case else None
-            row[score.label] = math.nan if values is None else _mean(values)
             first = 0 if values is None or score.with_background or len(values) >= len(prediction) else 1
-            for number, value in enumerate((values or []) if self.task != REGRESSION else [], first):
-                class_rows.setdefault(number, {})[score.label] = value
+            self._note(score, values, first, row, class_rows)
         kept = keep(case, self._kept_form(prediction, decisions)) if keep else None
         for_set = None if all(s.per_case for s in self.scores) else given
         if for_set and self.team.size > 1:  # a GPU's tensors would be sent as places on that GPU
             for_set = (*(t.cpu() for t in given[:-1]), spacing)
         return ScoredCase(case, row, class_rows, kept, for_set)
+
+    def _note(
+        self, score: Score, values: list[float] | None, first: int, row: dict, class_rows: dict[int, dict]
+    ) -> None:
+        """Put a metric's values into a case's rows; ``first`` is the class that they begin with."""
+        row[score.label] = math.nan if values is None else _mean(values)
+        for number, value in enumerate((values or []) if self.task != REGRESSION else [], first):
+            class_rows.setdefault(number, {})[score.label] = value
+
+    def _score_class_map(self, pred: torch.Tensor, classes: int, case: dict, row: dict, keep) -> ScoredCase:
+        """The same of class numbers ``[*file grid]``, where they are all that it takes."""
+        where = f"case {case['case']}"
+        index, spacing = self.labels.get(case)
+        pred, index = on_grid(pred[None], index.shape, where, "label file")[0], index.to(self.device)
+        class_rows: dict[int, dict] = {}
+        for score in self.scores:
+            with components_at_work(f"{where}: metric {score.label}"):
+                values = score.of_class_map(pred, index, classes, spacing)
+            self._note(score, values, int(not score.with_background), row, class_rows)
+        return ScoredCase(case, row, class_rows, keep(case, pred.cpu().numpy()) if keep else None, None)
 
     def _added(self, score: Score, case: dict, given: tuple) -> list[float] | None:
         prediction, label, index, decisions, spacing = given
