@@ -323,13 +323,13 @@ def test_the_cache_is_shown_and_cleaned(tmp_path):
     shown = run("--cache", cache)
     assert str(tmp_path) in shown and HASHES in shown and time.strftime("%Y-%m-%d") in shown
     assert f"{sum(map(len, kept(tmp_path).values())) / 2**20:,.1f} MiB" in shown
-    assert "removed 0 prepared cases" in run("--cache", cache, "--clean", "--unused-for", "30")
+    assert "prepared cases removed: 0," in run("--cache", cache, "--clean", "--unused-for", "30")
     old = next((tmp_path / "cache").rglob("*.case"))
     os.utime(old, (time.time() - 31 * 86400,) * 2)
-    assert "removed 1 prepared cases" in run("--cache", cache, "--clean", "--unused-for", "30")
+    assert "prepared cases removed: 1," in run("--cache", cache, "--clean", "--unused-for", "30")
     assert not old.exists() and len(kept(tmp_path)) == 3
     (tmp_path / made[0]["image"][0]).unlink()
-    assert "removed 3 prepared cases" in run("--cache", cache, "--clean")
+    assert "prepared cases removed: 3," in run("--cache", cache, "--clean")
     assert os.listdir(Path(cache, "prepared")) == [] or "no prepared cases" in run("--cache", cache)
     assert len(index._database(index._load, [str(tmp_path / one["image"][0]) for one in made])) == 3
 
@@ -341,7 +341,7 @@ def test_what_a_running_job_may_read_is_not_cleaned_away(tmp_path):
     assert "left as it is; a running job uses it" in run("--cache", cache, "--clean")
     assert len(kept(tmp_path)) == 2
     del at_work
-    assert "removed 2 prepared cases" in run("--cache", cache, "--clean")
+    assert "prepared cases removed: 2," in run("--cache", cache, "--clean")
     again = prepared(tmp_path)
     again.prepare_all(made, 1)
     with unused(again.folder / USERS) as free:
@@ -361,7 +361,7 @@ def test_a_case_in_use_counts_as_used_today(tmp_path):
 
 def test_an_empty_or_missing_cache_is_none(tmp_path):
     assert "no prepared cases" in run("--cache", str(tmp_path / "none"))
-    assert "removed 0 prepared cases" in run("--cache", str(tmp_path / "none"), "--clean")
+    assert "prepared cases removed: 0," in run("--cache", str(tmp_path / "none"), "--clean")
     assert not (tmp_path / "none").exists()
 
 

@@ -189,7 +189,7 @@ class Cleaned:
     in_use: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [f"removed {self.cases} prepared cases, {_mib(self.bytes)}"]
+        lines = [f"prepared cases removed: {self.cases}, {_mib(self.bytes)}"]
         lines += [f"{folder}: left as it is; a running job uses it" for folder in self.in_use]
         return "\n".join(lines)
 

@@ -70,7 +70,7 @@ def work_off(pieces: Sequence[T], at_work: AtWork, own: int, places: Path, most:
             if workers + len(held) == 1:
                 _go_through(pieces, 0, at_work, lambda: bar.update())
             else:
-                _in_processes(pieces, at_work, workers, held, bar)
+                _in_processes(pieces, at_work, workers, held, bar, title)
         finally:
             for place in held:
                 os.close(place)
@@ -101,7 +101,7 @@ def _go_through(pieces: Sequence[T], start: int, at_work: AtWork, did: Callable[
                 did()
 
 
-def _in_processes(pieces: Sequence[T], at_work: AtWork, workers: int, held: list[int], bar: tqdm) -> None:
+def _in_processes(pieces: Sequence[T], at_work: AtWork, workers: int, held: list[int], bar: tqdm, title: str) -> None:
     fork, size = get_context("fork"), workers + len(held)
     told, running = {}, []
     sys.stderr.flush()
@@ -120,7 +120,7 @@ def _in_processes(pieces: Sequence[T], at_work: AtWork, workers: int, held: list
             running.append(process)
         while told:
             for here in connection.wait(list(told)):
-                _take_in(here, told, bar)
+                _take_in(here, told, bar, title)
     finally:
         for process in running:
             process.terminate()
@@ -128,7 +128,7 @@ def _in_processes(pieces: Sequence[T], at_work: AtWork, workers: int, held: list
             process.join()
 
 
-def _take_in(here: connection.Connection, told: dict, bar: tqdm) -> None:
+def _take_in(here: connection.Connection, told: dict, bar: tqdm, title: str) -> None:
     """What a worker says: a piece done, nothing more to do, or why it cannot go on."""
     try:
         said = here.recv()
@@ -138,7 +138,7 @@ def _take_in(here: connection.Connection, told: dict, bar: tqdm) -> None:
         if process.exitcode:
             how = f"by signal {-process.exitcode}" if process.exitcode < 0 else f"with status {process.exitcode}"
             raise UserError(
-                f"{bar.desc}: a worker ended {how}, as where a machine runs out of memory; "
+                f"{title}: a worker ended {how}, as where a machine runs out of memory; "
                 "give the job more memory, or fewer threads; then run the same command again: what is done is kept"
             ) from None
         return
