@@ -131,7 +131,10 @@ class PreparedCases:
         try:
             return self._kept(name, names)
         except (FileNotFoundError, Damaged):
-            raise UserError(f"{path}: not what was just written; see to its disk, then run this again") from None
+            raise UserError(
+                f"{path}: damaged, and still so after its case was prepared again; see to its disk, or give another folder with "
+                "--config cache_dir=DIR"
+            ) from None
 
     def _kept(self, name: str, names: Collection[str] | None) -> tuple[dict[str, torch.Tensor], list | None]:
         found = read_entry(self.folder / name, name in self.verified, names)
@@ -274,7 +277,7 @@ def _size(path: Path) -> int:
 
 
 def _voxels(path: Path) -> int:
-    return math.prod(nibabel.load(path).shape)
+    return math.prod(nibabel.load(path).shape) if path.is_file() else 0
 
 
 def free_memory() -> int:
