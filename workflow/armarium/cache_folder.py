@@ -10,8 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tabulate import tabulate
-
 from . import layout
 from .claims import unused
 from .configure import evaluation_settings_of, read_effective
@@ -132,22 +130,8 @@ def told(cache_dir: str, archives: Iterable[str]) -> str:
     """What the cache folder holds, in words."""
     recipes = recipes_in(cache_dir)
     note_users(recipes, archives)
-    lines = [f"{cache_dir}: {_mib(_bytes_below(cache_dir))}"]
-    rows = [
-        [
-            recipe.folder.name[:12],
-            len(recipe.entries),
-            _mib(recipe.size),
-            time.strftime("%Y-%m-%d", time.localtime(recipe.last_used)) if recipe.entries else "",
-            _listed(sorted(recipe.data_roots)),
-            _listed([f"{archive} ({count})" for archive, count in sorted(recipe.users.items())]),
-        ]
-        for recipe in recipes
-    ]
-    if rows:
-        columns = ["transforms", "cases", "size", "last used", "dataset", "archives here"]
-        lines += ["", tabulate(rows, columns, disable_numparse=True), ""]
-    else:
+    lines = [f"{cache_dir}: {_mib(_bytes_below(cache_dir))}", *map(_about, recipes)]
+    if not recipes:
         lines.append("no prepared cases")
     index, marks = Path(cache_dir, HASHES), Path(cache_dir, EXPORTED)
     if index.is_file():
@@ -157,8 +141,12 @@ def told(cache_dir: str, archives: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
-def _listed(names: list[str], most: int = 3) -> str:
-    return "\n".join([*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])])
+def _about(recipe: Recipe) -> str:
+    used = time.strftime("%Y-%m-%d", time.localtime(recipe.last_used)) if recipe.entries else "never"
+    lines = [f"prepared/{recipe.folder.name}: {len(recipe.entries)} cases, {_mib(recipe.size)}, last used {used}"]
+    lines += [f"dataset in {root}" for root in sorted(recipe.data_roots)]
+    lines += [f"{archive} has {count} of them" for archive, count in sorted(recipe.users.items())]
+    return "\n    ".join(lines)
 
 
 def _mib(size: int) -> str:
