@@ -214,6 +214,12 @@ def test_cases_in_use_hold_no_files_open(tmp_path):
 # ---- several at once
 
 
+@pytest.fixture
+def at_once(monkeypatch):
+    """Workers are started at once, however little there is to do."""
+    monkeypatch.setattr(crew, "ALONE", 0)
+
+
 def in_process(work, *args):
     process = get_context("fork").Process(target=work, args=args)
     process.start()
@@ -256,7 +262,7 @@ def test_a_killed_jobs_cases_are_prepared_by_the_other_and_no_half_entry_is_read
     assert kept(undisturbed) == done
 
 
-def test_a_jobs_workers_end_with_it(tmp_path, counted):
+def test_a_jobs_workers_end_with_it(tmp_path, counted, at_once):
     chain, calls = counted
     made = squares(tmp_path, 8)
     job = in_process(prepare_in, tmp_path, chain, made, 2)
@@ -273,7 +279,9 @@ def test_a_jobs_workers_end_with_it(tmp_path, counted):
     assert not list((tmp_path / "cache").rglob(".writing-*")), "nor is anything left of them"
 
 
-def test_idle_cores_take_part_and_all_jobs_together_take_no_more_than_there_are(tmp_path, counted, monkeypatch):
+def test_idle_cores_take_part_and_all_jobs_together_take_no_more_than_there_are(
+    tmp_path, counted, monkeypatch, at_once
+):
     chain, calls = counted
     monkeypatch.setenv(crew.CORES, "2")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
@@ -287,7 +295,7 @@ def test_idle_cores_take_part_and_all_jobs_together_take_no_more_than_there_are(
         os.close(place)
 
 
-def test_what_fails_in_a_worker_is_told_as_one_message(tmp_path, monkeypatch):
+def test_what_fails_in_a_worker_is_told_as_one_message(tmp_path, monkeypatch, at_once):
     made = squares(tmp_path, 4)
     (tmp_path / made[2]["image"][0]).write_bytes(b"text")
     with pytest.raises(UserError, match=f"{made[2]['image'][0]}: changed since the data was checked"):
@@ -297,11 +305,27 @@ def test_what_fails_in_a_worker_is_told_as_one_message(tmp_path, monkeypatch):
         PreparedCases(LOAD, str(tmp_path), str(tmp_path / "other")).prepare_all(made, 2)
 
 
-def test_workers_and_one_process_write_the_same_bytes(tmp_path):
-    made = squares(tmp_path, 4)
-    prepared(tmp_path).prepare_all(made, 1)
-    other = tmp_path / "other"
-    PreparedCases(LOAD, str(tmp_path), str(other / "cache")).prepare_all(made, 2)
+def test_what_is_soon_done_is_done_without_workers(tmp_path, counted):
+    chain, calls = counted
+    prepare_in(tmp_path, chain, squares(tmp_path, 4), 2)
+    assert {pid for pid, _ in calls()} == {str(os.getpid())}
+    prepare_in(
+        tmp_path, [*chain[:2], {**chain[2], "args": {**chain[2]["args"], "seconds": 0.2}}], squares(tmp_path, 8), 2
+    )
+    assert len({pid for pid, _ in calls()}) == 3, "this process, then two workers"
+
+
+def test_workers_and_one_process_write_the_same_bytes_however_many_threads_torch_has(tmp_path, at_once):
+    made, chain = squares(tmp_path, 4, (256, 256)), [*LOAD, component("NormalizeIntensityd", keys="image")]
+    other, before = tmp_path / "other", torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        prepared(tmp_path, chain).prepare_all(made, 1)
+        torch.set_num_threads(2)
+        torch.rand(1 << 20).sum()  # now there are two, for which a worker would wait for ever
+        PreparedCases(chain, str(tmp_path), str(other / "cache")).prepare_all(made, 2)
+    finally:
+        torch.set_num_threads(before)
     assert kept(other) == kept(tmp_path) and len(kept(other)) == 4
 
 

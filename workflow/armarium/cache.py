@@ -74,7 +74,7 @@ class PreparedCases:
         """What is kept of a case: tensors by name, and the trace of its image."""
         label = case["label"]
         set_track_meta(True)
-        with one_thread(), as_checked(self.data_root, checked_files(case)):
+        with as_checked(self.data_root, checked_files(case)):
             images = [self._file(f) for f in case["image"]]
             item = {"image": images if len(images) > 1 else images[0]}
             if label is not None:
@@ -145,6 +145,7 @@ class PreparedCases:
     def _at_work(self) -> Iterator[Callable[[tuple[str, dict], bool], bool | None]]:
         """What a worker of :func:`armarium.crew.work_off` enters."""
         with ExitStack() as held:
+            held.enter_context(one_thread())
             with self._refusals(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 within = held.enter_context(folder_while_alive(self.folder))
@@ -255,7 +256,11 @@ def checked_files(case: dict) -> dict[str, str]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread of torch's in the body: sums over several differ in their last bits, and who prepares must not show."""
+    """One thread of torch's in the body.
+
+    Sums over several differ in their last bits, and who prepares must not show; and a forked process waits for ever for those
+    that its parent had.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -11,6 +11,7 @@ import os
 import platform
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -28,6 +29,8 @@ from .ranks import end_with
 T = TypeVar("T")
 CORES = "ARMARIUM_CORES"
 """Environment variable: the cores that Snakemake may use on this machine."""
+ALONE = 0.5
+"""Seconds that a job works by itself before it starts workers, each of which takes a tenth of a second to start."""
 YIELDING = 10
 """How much a worker beyond the job's own threads gives way, as nice(2) has it: it takes what else lies idle."""
 AtWork = Callable[[], AbstractContextManager[Callable[[Any, bool], bool | None]]]
@@ -62,19 +65,34 @@ def work_off(pieces: Sequence[T], at_work: AtWork, own: int, places: Path, most:
     UserError
         Where a worker meets one, or ends before its time.
     """
-    workers = max(1, min(own, most, len(pieces), len(os.sched_getaffinity(0))))
-    spare = min(spare_cores(workers), len(pieces) - workers, most - workers)
-    held = _places(places, spare)
     with tqdm(total=len(pieces), desc=title, disable=None, unit="case") as bar:
+        left = _alone(pieces, at_work, bar.update)
+        workers = max(1, min(own, most, len(left), len(os.sched_getaffinity(0))))
+        held = _places(places, min(spare_cores(workers), len(left) - workers, most - workers))
         try:
             if workers + len(held) == 1:
-                _go_through(pieces, 0, at_work, lambda: bar.update())
+                _go_through(left, 0, at_work, bar.update)
             else:
-                _in_processes(pieces, at_work, workers, held, bar, title)
+                _in_processes(left, at_work, workers, held, bar, title)
         finally:
             for place in held:
                 os.close(place)
         bar.update(bar.total - bar.n)  # what others did
+
+
+def _alone(pieces: Sequence[T], at_work: AtWork, did: Callable[[], Any]) -> list[T]:
+    """Do pieces for a while, in this process; those that may be still to do."""
+    left, until = [], time.monotonic() + ALONE
+    with at_work() as work:
+        for number, piece in enumerate(pieces):
+            if time.monotonic() >= until:
+                return [*left, *pieces[number:]]
+            done = work(piece, False)
+            if done is None:
+                left.append(piece)
+            elif done:
+                did()
+    return left
 
 
 def _places(folder: Path, wanted: int) -> list[int]:
