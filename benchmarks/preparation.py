@@ -80,7 +80,7 @@ def _measure_one(name: str, folder: Path, cases: list[dict], shape: tuple[int, .
         number = len(cases[::2]) if key == THIRD else len(cases)
         where = monai if key in (MONAI, MONAI_AGAIN) else cache
         rows.append(
-            [key, number, spread([number / s for s in seconds], 0), f"{median(seconds):.3f}", f"{sizes[where]:.0f}"]
+            [key, number, spread([number / s for s in seconds], 1), f"{median(seconds):.3f}", f"{sizes[where]:.0f}"]
         )
     show(
         f"Preparation: {len(cases)} {name} volumes with labels",
