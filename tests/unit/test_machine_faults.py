@@ -190,7 +190,7 @@ def test_a_file_that_is_not_what_was_checked_is_not_prepared(part, change, told,
     change(path)
     with pytest.raises(UserError, match=f"^{path}: {told}"):
         prepared.get(case)
-    assert not list((tmp_path / "cache").rglob("*.pt")), "nothing is kept under the old hash"
+    assert not list((tmp_path / "cache").rglob("*.case")), "nothing is kept under the old hash"
     if part == "label":
         with pytest.raises(UserError, match=f"^{path}: {told}"):
             LabelFiles(str(tmp_path)).get(case)
@@ -208,7 +208,7 @@ def test_a_prepared_case_that_a_crash_cut_short_is_prepared_again(tmp_path):
     case = squares(tmp_path, 1)[0]
     prepared = PreparedCases(settings()["pre_transforms"][:2], str(tmp_path), str(tmp_path / "cache"))
     first = prepared.get(case)["image"].clone()
-    (kept,) = (tmp_path / "cache").rglob("*.pt")
+    (kept,) = (tmp_path / "cache").rglob("*.case")
     whole = kept.read_bytes()
     for cut in (b"", whole[:100], whole[:-100]):
         kept.unlink()  # what is mapped stays whole

@@ -165,7 +165,7 @@ def test_the_order_differs_with_epoch_and_split_and_seed_and_is_repeatable(data)
 
 def test_augmentation_differs_with_case_and_epoch_and_is_repeatable(data, tmp_path):
     class Zeros:
-        def get(self, case):
+        def sample(self, case):
             return {"image": torch.zeros(1, 4, 4), "label": torch.zeros(1, 4, 4)}
 
     def drawn(split, epoch, i):

@@ -12,6 +12,7 @@ import nibabel
 import numpy
 import torch
 from armarium import layout
+from armarium.cache_folder import note_users, recipes_in
 
 from .conftest import hashes
 
@@ -131,3 +132,11 @@ def test_run_zip_holds_only_selectable_checkpoints(built):
 
 def test_resume_state_is_gone_once_the_archive_is_complete(built):
     assert not list(built.archive.glob("training/split-*/tmp"))
+
+
+def test_training_validation_and_tests_share_one_prepared_case_for_each_and_the_cache_names_its_archive(built):
+    cases = read_tsv(built.archive / "data/cases.tsv")
+    (recipe,) = recipes_in(str(built.folder / ".cache/armarium"))
+    note_users([recipe], [str(built.archive)])
+    assert len(recipe.entries) == len(cases) and recipe.users == {str(built.archive): len(cases)}
+    assert recipe.data_roots == {str(built.folder)}

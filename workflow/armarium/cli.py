@@ -504,6 +504,22 @@ def unzip(file: str, archive: str) -> None:
     import_module(".archive_zip", __package__).unzip_archive(file, archive)
 
 
+@cli.command(name="cache")
+@cache
+@click.option("--archives", default="archives", show_default=True, help="Folder of the archives that may use it.")
+@click.option("--clean", is_flag=True, help="Remove prepared cases, but those of running jobs.")
+@click.option("--unused-for", "days", type=click.FloatRange(0), metavar="DAYS", help="Only what nobody used for DAYS.")
+def cache_command(cache: str, archives: str, clean: bool, days: float | None) -> None:
+    """Show what the cache folder holds and who uses it, or clean it; what is removed is made again when it is needed."""
+    if days is not None and not clean:
+        raise click.UsageError("--unused-for goes with --clean")
+    module = import_module(".cache_folder", __package__)
+    if clean:
+        click.echo(module.clean(cache, days))
+    else:
+        click.echo(module.told(cache, module.archives_below(archives)))
+
+
 @cli.command()
 @archive
 @click.option("--hard-links", is_flag=True, help="Where the disk cannot clone a file, make equal files names of one.")

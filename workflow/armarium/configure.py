@@ -21,7 +21,7 @@ from .datalist import DATALIST, divided_by
 from .errors import UserError
 from .files import json_text, read_json, read_text, write_text
 from .fingerprints import fingerprint, takes_training_cases
-from .hashing import HashIndex
+from .hashing import HASHES, HashIndex
 from .manifest import read_manifest
 from .mmar_configs import derived_configs, environment_defaults
 from .multi_label import is_multi_label
@@ -460,7 +460,7 @@ def configure(archive: str, section: dict | None, given: Globals, dry: bool = Fa
         If a configuration is wrong, or a listed archive's was edited by hand.
     """
     spec, files = _listed_files(archive, section, given) if section else _held_files(archive, given)
-    index = HashIndex(Path(given.cache_dir, "hashes.sqlite"))
+    index = HashIndex(Path(given.cache_dir, HASHES))
     start = start_in_configuration(archive, index)
     settings = _settings(archive, files, "config_train.json")
     files = _with_derived(archive, files, spec, given, bool(start))

@@ -41,7 +41,7 @@ class TrainingCases(Dataset):
 
     def __init__(self, cases: Sequence[dict], prepared: PreparedCases, random: list, seed: tuple):
         self.cases, self.random, self.seed, self.epoch = cases, random, seed, 0
-        self.load = lru_cache(CACHED_HANDLES)(lambda i: prepared.get(cases[i]))
+        self.load = lru_cache(CACHED_HANDLES)(lambda i: prepared.sample(cases[i]))
 
     def __len__(self) -> int:
         return len(self.cases)

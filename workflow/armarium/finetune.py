@@ -24,7 +24,7 @@ from .configure import published_checkpoint, read_effective
 from .contents import contents_of
 from .errors import UserError
 from .files import json_text, read_json, read_text, replacing, write_bytes, write_json, write_text
-from .hashing import HashIndex, sha256
+from .hashing import HASHES, HashIndex, sha256
 from .manifest import archive_identity, read_manifest
 from .origin import is_as_cloned, is_clone
 from .parent import CONTINUE, EVERY_SPLIT, TRANSFER, Parent, read_parent
@@ -283,7 +283,7 @@ def _name_and_identity(place: str) -> tuple[str, str]:
     if manifest and manifest.identifier:
         return manifest.name or os.path.basename(place), manifest.identifier
     with tempfile.TemporaryDirectory() as folder:
-        return os.path.basename(place), archive_identity(place, HashIndex(os.path.join(folder, "hashes.sqlite")))
+        return os.path.basename(place), archive_identity(place, HashIndex(os.path.join(folder, HASHES)))
 
 
 def _transferred_by_split(place: str, splits: list[str]) -> _Given:

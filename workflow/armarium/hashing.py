@@ -14,6 +14,9 @@ from .errors import UserError
 RACY_NS = 2 * 10**9
 """A file younger than this when it is hashed may change again without its mtime showing it."""
 
+HASHES = "hashes.sqlite"
+"""Of the cache folder: the database of a :class:`HashIndex`."""
+
 _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _UNUSABLE = tuple(f"SQLITE_{what}" for what in ("BUSY", "CANTOPEN", "FULL", "IOERR", "LOCKED", "READONLY"))
 _SCHEMA = "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, inode INTEGER, sha256 TEXT NOT NULL) WITHOUT ROWID"
@@ -132,6 +135,11 @@ class HashIndex:
         rows = [(k, *_signature(s), d) for k, (s, d) in stats.items() if s.st_mtime_ns < read_since_ns - RACY_NS]
         self._database(self._store, rows)
 
+    def forget_missing(self) -> None:
+        """Forget files that are gone, if there is a database."""
+        if os.path.isfile(self.db_path):
+            self._database(self._forget, None)
+
     # ---- the database
 
     def _database(self, work, argument):
@@ -175,6 +183,11 @@ class HashIndex:
             (json.dumps(list(keys)),),
         )
         return {path: tuple(rest) for path, *rest in rows}
+
+    @staticmethod
+    def _forget(connection, _) -> None:
+        gone = [row for row in connection.execute("SELECT path FROM hashes") if not os.path.exists(row[0])]
+        connection.executemany("DELETE FROM hashes WHERE path = ?", gone)
 
     @staticmethod
     def _store(connection, rows) -> None:

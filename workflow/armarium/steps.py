@@ -26,7 +26,7 @@ from .dataset import REGRESSION, SEGMENTATION, read_facts
 from .errors import UserError
 from .files import json_text, memory_bytes, read_bytes, remove_abandoned, write_bytes, write_json
 from .fingerprints import fingerprint_on_disk
-from .hashing import HashIndex
+from .hashing import HASHES, HashIndex
 from .home import WORKFLOW
 from .loading import allowed_from_outside, sparingly
 from .logs import configure_logging
@@ -61,7 +61,7 @@ def recipe_of(archive: str) -> dict:
 
 
 def hash_index(cache_dir: str) -> HashIndex:
-    return HashIndex(Path(cache_dir, "hashes.sqlite"))
+    return HashIndex(Path(cache_dir, HASHES))
 
 
 # ---- data

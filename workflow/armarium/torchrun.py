@@ -23,6 +23,8 @@ AGENT = "ARMARIUM_AGENT"
 """Environment variable: the process that started this one; when it is gone this one ends."""
 LOG = "ARMARIUM_RANKS_LOG"
 """Environment variable: the file that the first process's messages go to as well."""
+RANKS = "ranks"
+"""Folder of the cache in which a job's processes are handed what they do."""
 JOB, GIVEN, SAYS, MADE = "job.json", "given.zip", "says.json", "made.zip"
 """Files by which a job and its outcome are handed over."""
 
@@ -58,7 +60,7 @@ def compute(
         with sparingly():
             from .jobs import JOBS
         return JOBS[job](given, files or {}, device)
-    parent = Path(cache_dir, "ranks")
+    parent = Path(cache_dir, RANKS)
     parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(parent)
     with folder_while_alive(parent) as folder:

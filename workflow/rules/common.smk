@@ -74,6 +74,7 @@ ALLOWED = [*config.get("allow", []), *(path for a in config.get("archives", {}).
 HOW = (
     f"ARMARIUM_DEVICE={DEVICE} ARMARIUM_CACHE={shlex.quote(CACHE_DIR)} "
     f"ARMARIUM_ALLOW={shlex.quote(json_module.dumps(ALLOWED))} "
+    f"ARMARIUM_CORES={workflow.resource_settings.cores or ''} "
     f"ARMARIUM_EVALUATION_PROCESSES={EVALUATION_PROCESSES} "
     f"ARMARIUM_TRUST_TORCHSCRIPT={int(config.get('trust_torchscript', False))} "
     f"ARMARIUM_GPU_SHARING={shlex.quote(json_module.dumps([[k, config[k]] for k in GPU_SHARING if k in config]))}"
