@@ -7,7 +7,6 @@ count: nothing is selected on the cases that are scored.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +16,6 @@ from statistics import fmean
 
 import click
 import pandas
-from armarium import layout
 from armarium.files import read_json
 from armarium.reader import Archive
 
@@ -104,48 +102,60 @@ def build(data: Path, folder: Path, cores: int, settings: list[str]) -> float:
     return time.perf_counter() - started
 
 
-def threads_of(archive: Path) -> int:
-    return int(read_json(Path(layout.effective_variables(str(archive))))["threads"])
+def recipe_threads() -> int:
+    """The threads that the recipe trains a split with."""
+    return read_json(REPO / "config/recipes" / NAME / "config/config_train.json")["threads"]
 
 
 def on_cpu(data: Path, folder: Path, seeds: list[int], cores: int, splits: list[str]) -> None:
     """Train each seed on the CPU, with the bare loop measured before, between and after."""
     from .bare_loop import BUDGET_STEPS, step_seconds
 
-    threads = None
-    bare, runs, rows = [], [], []
+    threads = recipe_threads()
+    runs, rows = [], []
+    bare = [step_seconds(threads)]
     for seed in seeds:
         archive = folder / f"seed-{seed}" / NAME
-        there = Path(layout.run_zip(str(archive), 0)).is_file()
-        if threads is None:
-            threads = read_json(REPO / "config/recipes" / NAME / "config/config_train.json")["threads"]
-            bare.append(step_seconds(threads))
+        there = archive.exists()
         build(data, archive.parent, cores, [*splits, "device=cpu", f"set={{seed: {seed}}}"])
-        bare.append(step_seconds(threads_of(archive)))
-        runs.append(trained_splits(archive))
-        for number, run in enumerate(runs[-1]):
-            budget = BUDGET_STEPS * fmean(bare[-2:])
-            rows.append(
-                [
-                    seed if len(runs[-1]) == 1 else f"{seed}, split {number}",
-                    run.epochs,
-                    f"{run.train_seconds:.0f}",
-                    f"{run.validation_seconds:.0f}",
-                    f"{1e3 * bare[-2]:.0f}, {1e3 * bare[-1]:.0f}",
-                    f"{budget:.0f}",
-                    "trained earlier" if there else f"{run.train_seconds / budget:.2f}",
-                    f"{run.last_dice:.4f}",
-                ]
-            )
-    every = [run for of_seed in runs for run in of_seed]
-    dice = fmean(run.last_dice for run in every)
-    columns = ["seed", "epochs", "training s", "validation s", "bare step before, after, ms", "budget s", "share"]
+        bare.append(step_seconds(threads))
+        of_seed = trained_splits(archive)
+        runs += of_seed
+        for number, run in enumerate(of_seed):
+            name = f"{seed}" if len(of_seed) == 1 else f"{seed}, split {number}"
+            rows.append([name, *_cells(run, bare[-2:], BUDGET_STEPS, there)])
+    dice = fmean(run.last_dice for run in runs)
+    judged = "reached" if dice >= WANTED_DICE else f"missed by {WANTED_DICE - dice:.4f}"
     note = (
-        f"Mean Dice {dice:.4f}, wanted {WANTED_DICE}: {'reached' if dice >= WANTED_DICE else f'missed by {WANTED_DICE - dice:.4f}'}. "
-        f"The budget is {BUDGET_STEPS:,} steps of the bare loop, {threads} thread(s) as in training."
+        f"Mean Dice {dice:.4f}, wanted {WANTED_DICE}: {judged}. The budget is {BUDGET_STEPS:,} steps of the bare loop, with "
+        f"{threads} thread{'s' if threads > 1 else ''} as in training."
     )
-    show("Hippocampus: the last epoch on the cases held out", [*columns, METRIC], rows, note)
-    _show_curve(every)
+    columns = [
+        "seed",
+        "epochs",
+        "training s",
+        "validation s",
+        "bare step before, after, ms",
+        "budget s",
+        "share",
+        METRIC,
+    ]
+    show("Hippocampus: the last epoch on the cases held out", columns, rows, note)
+    _show_curve(runs)
+
+
+def _cells(run: Trained, bare: list[float], budget_steps: int, there: bool) -> list:
+    """A row of the table, without the seed; of an archive that was there before no share, which would be of another hour."""
+    budget = budget_steps * fmean(bare)
+    return [
+        run.epochs,
+        f"{run.train_seconds:.0f}",
+        f"{run.validation_seconds:.0f}",
+        ", ".join(f"{1e3 * b:.0f}" for b in bare),
+        f"{budget:.0f}",
+        "trained earlier" if there else f"{run.train_seconds / budget:.2f}",
+        f"{run.last_dice:.4f}",
+    ]
 
 
 def _show_curve(runs: list[Trained]) -> None:
@@ -201,8 +211,6 @@ def on_gpu(data: Path, folder: Path, cores: int, splits: list[str]) -> None:
 @click.option("--gpu", is_flag=True, help="Five splits on one GPU in place of the seeds on the CPU.")
 def main(data: Path, folder: Path, seeds: str, splits: Path | None, cores: int, gpu: bool) -> None:
     """Mean Dice against training time, from archives that the workflow builds."""
-    if shutil.which(str(Path(sys.executable).with_name("snakemake"))) is None:
-        sys.exit(f"error: no snakemake beside {sys.executable}; run this by make, or by the Python that has it")
     given = [f"splits={splits.resolve()}"] if splits else []
     if gpu:
         on_gpu(data.resolve(), folder, cores, given)
