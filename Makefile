@@ -8,7 +8,8 @@ READY := $(VENV)/ready
 # The version that was tested; any newer torch that suits your GPU does too: make demo TORCH=torch
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-clinicadl test-cluster test-conda prove bench bench-gpu lint dockerfile pins hippocampus adrenal clean
+.PHONY: demo test test-clinicadl test-cluster test-conda prove bench bench-gpu bench-hippocampus bench-hippocampus-gpu lint dockerfile pins \
+	hippocampus adrenal clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Armarium needs Python 3.11 or newer; say which: make demo PYTHON=python3.11")'
@@ -89,6 +90,14 @@ hippocampus adrenal: $(READY)
 			--config data_root=$(DATA) archives_dir=archives/seed-$$seed set="{seed: $$seed}" $(CONFIG) || exit 1; \
 		$(BIN)/python -m armarium summary archives/seed-$$seed/$@; \
 	done
+
+# Mean Dice against training time, beside the bare loop: make bench-hippocampus DATA=DIR [SEEDS='0 1 2'] [SPLITS=FILE]; some two hours.
+# The other: five splits that share one GPU. Archives: archives/bench, which must not be there yet for their time to count.
+SPLITS ?=
+bench-hippocampus bench-hippocampus-gpu: $(READY)
+	@test -n "$(DATA)" || { echo "say where the dataset is: make $@ DATA=DIR"; exit 1; }
+	PYTHONPATH=workflow $(BIN)/python -m benchmarks.hippocampus --data $(DATA) --cores $(CORES) --seeds '$(SEEDS)' \
+		$(if $(SPLITS),--splits $(SPLITS)) $(if $(findstring gpu,$@),--gpu)
 
 clean:
 	rm -rf $(VENV) $(CLINICADL) .cache .snakemake logs
