@@ -328,8 +328,8 @@ def source(part):
 
     def of(wildcards):
         archive = wildcards.archive
-        path = layout.effective(archive, part)
-        if only_looks() and part in configured(archive).changed:
+        path, held = layout.effective(archive, part), configured(archive)
+        if only_looks() and part in held.changed:
             return stamp(archive, f"{part}.json", path)
         if only_looks() and not os.path.exists(path):
             return stand_in(archive, f"{part}.json")
