@@ -119,6 +119,48 @@ def test_a_call_with_nothing_to_do_says_so_and_changes_no_byte(project, figures)
     figures.add(COUNTED, 2)
 
 
+# ---- many archives
+
+
+WHOLE_PLAN = "Updating checkpoint dependencies"
+"""What Snakemake says where it plans an archive file by file."""
+
+
+def said(project: Project, *args: str) -> str:
+    done = project.snakemake(*args)
+    return done.stdout + done.stderr
+
+
+def test_a_complete_archive_is_planned_again_only_when_something_changed(project, figures):
+    assert WHOLE_PLAN in said(project)
+    for args in ((), ("-n",)):
+        again = said(project, *args)
+        assert "Nothing to be done" in again and WHOLE_PLAN not in again
+    forced = project.planned("--forceall")
+    assert forced["train_split"] and forced["write_manifest"]
+    os.utime(project.archive / "LICENSE")
+    assert WHOLE_PLAN in said(project, "-n")
+    assert WHOLE_PLAN not in said(project)
+    (project.archive / "docs/README.md").unlink()
+    assert project.planned() == {"write_doc": 1, "write_manifest": 1}
+    config = micro_config()
+    config["archives"]["micro"]["set"]["epochs"] = 5
+    project.configure(config)
+    assert project.planned()["train_split"] == 1
+    figures.add(COUNTED, 5)
+
+
+def test_a_target_of_one_archive_looks_at_no_other_that_is_listed(project, figures):
+    config = micro_config()
+    section = config["archives"]["micro"]
+    config["archives"] |= {f"other{k}": {**section, "recipe": "nowhere"} for k in range(30)}
+    project.configure(config)
+    assert project.planned(*(f"archives/micro/{name}" for name in SINGLE)) == {}
+    assert project.planned(f"archives/micro/{MANIFEST}") == {}
+    assert "no config_train.json in 'nowhere'" in project.snakemake("-n", ok=False).stderr
+    figures.add(COUNTED, 2)
+
+
 def relative(project: Project, other: Path) -> tuple[Path, list[str]]:
     return other, [os.path.relpath(project.archive / MANIFEST, other)]
 

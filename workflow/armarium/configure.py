@@ -63,6 +63,7 @@ class Configured:
     changed: set[str] = field(default_factory=set)
     rewritten: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    _fingerprints: dict[tuple, str] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def split_numbers(self) -> list[int]:
@@ -116,7 +117,10 @@ class Configured:
 
     def fingerprint(self, product: str, *which: str | int) -> str:
         """SHA-256 over all the configuration that a product depends on; see :func:`fingerprint`."""
-        return fingerprint(self.effective, product, *which)
+        asked = (product, *map(str, which))
+        if asked not in self._fingerprints:
+            self._fingerprints[asked] = fingerprint(self.effective, *asked)
+        return self._fingerprints[asked]
 
 
 def require_splits(archive: str, splits: list[int]) -> None:

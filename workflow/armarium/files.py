@@ -11,6 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import IO, Any
 
@@ -199,6 +200,25 @@ def parse_json(text: str, source: str | os.PathLike) -> Any:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{source}: not valid JSON ({error})") from None
     return value
+
+
+def until_changed(most: int) -> Callable[[Callable[[str], Any]], Callable[[str | os.PathLike], Any]]:
+    """Decorator: what was read from a path is kept while the same file lies there, by its size, time and inode.
+
+    Of the last ``most`` paths: planning asks of one file many times. What is returned is shared, so nobody may change it.
+    """
+
+    def keeping(read: Callable[[str], Any]) -> Callable[[str | os.PathLike], Any]:
+        kept = lru_cache(maxsize=most)(lambda path, *_signature: read(path))
+
+        @wraps(read)
+        def if_changed(path: str | os.PathLike) -> Any:
+            found = os.stat(path)
+            return kept(os.fspath(path), found.st_size, found.st_mtime_ns, found.st_ino)
+
+        return if_changed
+
+    return keeping
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

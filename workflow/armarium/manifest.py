@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 
 from . import __version__, layout
 from .errors import UserError
-from .files import read_json, write_json
+from .files import read_json, until_changed, write_json
 from .hashing import HashIndex, list_sha256
 from .parent import read_parent
 from .provenance import DATA, extended_by, read_sidecars
@@ -501,6 +501,14 @@ def read_manifest(archive: str) -> Manifest:
         If it is missing, no JSON or no manifest.
     """
     path = layout.manifest(archive)
+    try:
+        return _manifest_at(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: file not found") from None
+
+
+@until_changed(4)
+def _manifest_at(path: str) -> Manifest:
     document = read_json(path)
     try:
         return _understood(document["@graph"])

@@ -23,7 +23,7 @@ from typing import Any
 
 from . import layout
 from .errors import UserError
-from .files import parse_json, read_text, refusals_of, replacing, write_bytes
+from .files import parse_json, read_text, refusals_of, replacing, until_changed, write_bytes
 from .hashing import sha256
 from .tables import read_tsv, tsv
 from .zips import copy_member, damaged, member_bytes, opened, zip_bytes, zip_member
@@ -68,6 +68,11 @@ def finished_run(path: str | os.PathLike, *needed: str) -> dict:
 
 
 def _described(path: str | os.PathLike) -> dict:
+    return dict(_description(path))
+
+
+@until_changed(64)
+def _description(path: str) -> dict:
     text = zip_member(path, INFO).decode(errors="replace")
     info = parse_json(text, f"{path}: {INFO}")
     if not isinstance(info, dict):

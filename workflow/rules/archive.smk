@@ -214,12 +214,12 @@ rule copy_workflow:
 
 rule write_manifest:
     input:
-        artifacts,
-        predictions,
-        ensemble_predictions,
-        further_models,
-        configuration,
-        missing_artifacts,
+        unless_settled(artifacts),
+        unless_settled(predictions),
+        unless_settled(ensemble_predictions),
+        unless_settled(further_models),
+        unless_settled(configuration),
+        unless_settled(missing_artifacts),
     output:
         layout.manifest("{archive}"),
     log:

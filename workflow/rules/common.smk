@@ -29,6 +29,7 @@ from armarium.origin import note_origin
 from armarium.recipe import processes_of
 from armarium.running import Run
 from armarium.standing import standing
+from snakemake.common import __version__ as SNAKEMAKE_VERSION
 from snakemake.io import IOFile
 
 
@@ -190,6 +191,7 @@ def claim_files():
     jobs = list(workflow.dag.needrun_jobs())
     refuse_fewer_gpus(jobs)
     this_run().start((f for job in jobs for f in job.output), (f for job in jobs for f in job.input))
+    note_nothing_to_do()
     hold_last_versions(jobs)
     if workflow.executor_plugin.name == "slurm":
         slurm.submits_from(workflow.workdir_init)
@@ -327,8 +329,8 @@ def source(part):
 
     def of(wildcards):
         archive = wildcards.archive
-        path = layout.effective(archive, part)
-        if only_looks() and part in configured(archive).changed:
+        path, held = layout.effective(archive, part), configured(archive)
+        if only_looks() and part in held.changed:
             return stamp(archive, f"{part}.json", path)
         if only_looks() and not os.path.exists(path):
             return stand_in(archive, f"{part}.json")

@@ -530,3 +530,74 @@ def missing_artifacts(wildcards):
         missing = any(not os.path.exists(f) for files in listed for f in files(wildcards))
         NOTICED[archive] = [stamp(archive, "lost", manifest)] if missing else []
     return NOTICED.get(archive, [])
+
+
+PLANNED = {}
+"""Archives that are planned as a whole, and the state in which each was when that began."""
+
+
+def unless_settled(files):
+    """Input function: what belongs to a complete archive, or nothing where it is known that nothing is to be done for it."""
+    return lambda wildcards: [] if is_settled(wildcards.archive) else files(wildcards)
+
+
+@cache
+def is_settled(archive):
+    """Whether an earlier call found nothing to do for an archive, of which nothing has changed since."""
+    from armarium.settled import state_of, was_settled
+
+    held = configured(archive)
+    if not asks_what_is_out_of_date() or held.rewritten or list_to_be_made(archive, held):
+        return False
+    state = told(state_of, archive, circumstances())
+    if told(was_settled, archive, STATE, state):
+        return True
+    if not PLANNED:
+        atexit.register(in_folder, os.getcwd(), note_if_nothing_ran)
+    PLANNED[archive] = state
+    return False
+
+
+@cache
+def asks_what_is_out_of_date():
+    """Whether this call asks for whole archives where they are out of date, and for nothing else."""
+    asked, whole = workflow.dag_settings, os.path.basename(layout.manifest(""))
+    more = (
+        *(asked.forceall, asked.forcetargets, asked.forcerun, asked.batch),
+        *(asked.target_jobs, asked.until, asked.omit_from, asked.allowed_rules, asked.trust_io_cache),
+    )
+    return (
+        workflow.is_main_process
+        and workflow.executor_plugin is not None
+        and not (workflow.touch or interrupted() or any(more))
+        and {trigger.name for trigger in asked.rerun_triggers} <= {"MTIME", "PARAMS"}
+        and all(os.path.basename(target) in (whole, "all", "archives") for target in asked.targets)
+    )
+
+
+@cache
+def circumstances():
+    """What beside an archive decides what is to be done for it."""
+    from armarium.provenance import code_sha256
+    from armarium.steps import workflow_text
+
+    asked, triggers = workflow.dag_settings, sorted(t.name for t in workflow.dag_settings.rerun_triggers)
+    found = (SNAKEMAKE_VERSION, workflow_text(), code_sha256(), triggers, asked.max_checksum_file_size, USES_CONDA)
+    return hashlib.sha256(repr(found).encode()).hexdigest()
+
+
+def note_nothing_to_do():
+    """Remember the archives that were planned and need nothing; to be called before any job runs."""
+    from armarium.settled import note_settled
+
+    busy = {job.wildcards_dict.get("archive") for job in workflow.dag.needrun_jobs()}
+    while PLANNED:
+        archive, state = PLANNED.popitem()
+        if archive not in busy:
+            note_settled(archive, STATE, state)
+
+
+def note_if_nothing_ran():
+    """The same at the end of a call that planned all and had no job to run, or was not to run any."""
+    if workflow.scheduler is not None and (workflow.dryrun or not len(workflow.dag)):
+        note_nothing_to_do()
