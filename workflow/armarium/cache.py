@@ -34,7 +34,7 @@ from .transforms import apply_all, build_transforms, trace_of
 
 LOG = logging.getLogger(__name__)
 BYTES_OF_A_VOXEL = 16
-"""Memory that loading and transforming takes for each voxel of a case's files, about (measured: 8 to 16)."""
+"""Memory that loading and transforming takes for each voxel of a case's files: an estimate, of float32 images and a few copies."""
 
 
 class PreparedCases:
