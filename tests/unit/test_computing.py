@@ -168,7 +168,7 @@ def test_without_a_compiler_nothing_is_prepared(data, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="wants g++")
-def test_a_compiled_training_goes_on_to_the_same_bytes(data, tmp_path, monkeypatch, whole):
+def test_a_compiled_training_goes_on_to_the_same_bytes(data, tmp_path, monkeypatch):
     given = settings(conf_with(), epochs=2, compile=True)
     undisturbed = training_of(data, tmp_path / "a", given)
     wanted = finished(undisturbed)
@@ -176,5 +176,3 @@ def test_a_compiled_training_goes_on_to_the_same_bytes(data, tmp_path, monkeypat
     kill(training_of(data, tmp_path / "b", given), monkeypatch, 1)
     torch._dynamo.reset()
     assert differing(finished(training_of(data, tmp_path / "b", given)), wanted) == []
-    scores = [m["validation_metrics/aggregated.tsv"].decode().split()[-2:] for m in (wanted, whole)]
-    assert [float(s) for s in scores[0]] == pytest.approx([float(s) for s in scores[1]], rel=0.05)
