@@ -78,8 +78,10 @@ def make_deterministic(settings: dict) -> None:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings["tf32"]
     if settings["deterministic"]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        # What use_deterministic_algorithms sets too, after it has loaded torch's compiler to tell that.
-        torch.set_deterministic_debug_mode("warn")
+        if settings.get("compile"):
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        else:  # the same, without loading torch's compiler to tell that, in two seconds
+            torch.set_deterministic_debug_mode("warn")
         torch.backends.cudnn.benchmark = False
     else:
         torch.backends.cudnn.benchmark = True
