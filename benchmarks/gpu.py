@@ -41,10 +41,10 @@ def unet(channels: list[int], units: int) -> dict:
 
 
 OURS = {
-    "as it stands": ("intensity", {}),
-    "loader processes": ("intensity", BY_WORKERS),
+    "as it stands": ("own", {}),
+    "loader processes": ("own", BY_WORKERS),
     "loader processes, affine": ("affine", BY_WORKERS),
-    "batched augmentation": ("intensity", AT_ONCE),
+    "batched augmentation": ("own", AT_ONCE),
     "batched augmentation, affine": ("affine", AT_ONCE),
 }
 NETWORKS = [
@@ -59,9 +59,9 @@ NETWORKS = [
             "no augmentation": ("none", AT_ONCE),
             **OURS,
             "no augmentation, CUDA graphs": ("none", GRAPHS),
-            "batched augmentation, CUDA graphs": ("intensity", GRAPHS),
-            "batched augmentation, CUDA graphs, channels last": ("intensity", {**GRAPHS, "channels_last": True}),
-            "batched augmentation, CUDA graphs, compiled": ("intensity", {**GRAPHS, "compile": True}),
+            "batched augmentation, CUDA graphs": ("own", GRAPHS),
+            "batched augmentation, CUDA graphs, channels last": ("own", {**GRAPHS, "channels_last": True}),
+            "batched augmentation, CUDA graphs, compiled": ("own", {**GRAPHS, "compile": True}),
         },
     ),
     Network(
@@ -74,8 +74,8 @@ NETWORKS = [
         {
             "no augmentation": ("none", {}),
             **OURS,
-            "batched augmentation, channels last": ("intensity", {**AT_ONCE, "channels_last": True}),
-            "batched augmentation, compiled": ("intensity", {**AT_ONCE, "compile": True}),
+            "batched augmentation, channels last": ("own", {**AT_ONCE, "channels_last": True}),
+            "batched augmentation, compiled": ("own", {**AT_ONCE, "compile": True}),
         },
     ),
 ]
@@ -92,7 +92,7 @@ def contenders(network: Network, task: dict, recipe: dict) -> dict[str, tuple[st
             {**task, "settings": settings_of(recipe, transforms, task["threads"], **given)},
             sys.executable,
         )
-    for augmentation in ("none", "intensity", "affine"):
+    for augmentation in ("none", "own", "affine"):
         given = {**task, "pre_transforms": transforms_of(recipe, augmentation, network.patch)}
         found[f"plain MONAI: {augmentation}"] = ("plain_monai", given, sys.executable)
     return found | {name: (module, task, python) for name, (module, python) in peers().items()}

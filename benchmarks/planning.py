@@ -26,9 +26,11 @@ REPO = Path(__file__).resolve().parents[1]
 COUNTS = (1, 10, 100, 1000)
 ONCE_FROM = 100
 """As many archives are planned whole once only, whatever the rounds."""
-PLAIN_UP_TO = 100
-"""The plain Snakefile is planned for so many at most: it takes several minutes for 1,000."""
+WHOLE = int(os.environ.get("WHOLE", 100))
+"""Up to so many archives are planned whole, 1,000 only if asked for: that takes half an hour and 5 GB."""
 FIRST = "a0000"
+Job = tuple[str, list[str], list[str]]
+"""Rule, outputs, inputs."""
 MANIFEST = "ro-crate-metadata.json"
 
 
@@ -40,10 +42,10 @@ def measure(rounds: int) -> None:
         rows = []
         for count in COUNTS:
             project = _copies(one, Path(temporary, "many"), count)
-            rows += _rows(project, count, len(jobs), rounds)
-            if count <= PLAIN_UP_TO:
-                plain = _plain(project, jobs, count)
-                rows.append(_row(count, "Snakemake alone, the same jobs", len(jobs), _whole(plain, count, rounds)))
+            if count <= WHOLE:
+                rows += _whole_plans(project, count, jobs, rounds)
+            target = f"archives/{_names(count)[count // 2]}/models/model.pt"
+            rows.append(_row(count, "one file of one archive", 0, [_snakemake(project, target) for _ in range(rounds)]))
             shutil.rmtree(project)
     show(
         f"Planning where nothing is to be done: archives of 5 splits, {len(jobs)} jobs each",
@@ -54,16 +56,12 @@ def measure(rounds: int) -> None:
     )
 
 
-def _rows(project: Path, count: int, jobs: int, rounds: int) -> list[list]:
-    target = f"archives/{_names(count)[count // 2]}/models/model.pt"
+def _whole_plans(project: Path, count: int, jobs: list[Job], rounds: int) -> list[list]:
     first = _whole(lambda: _snakemake(project), count, 1)
     again = _whole(lambda: _snakemake(project), count, rounds)
-    single = [_snakemake(project, target) for _ in range(rounds)]
-    return [
-        _row(count, "all, the first time", jobs, first),
-        _row(count, "all, again", jobs, again),
-        _row(count, "one file of one archive", 0, single),
-    ]
+    plain = _whole(_plain(project, jobs, count), count, rounds)
+    calls = {"all, the first time": first, "all, again": again, "Snakemake alone, the same jobs": plain}
+    return [_row(count, call, len(jobs), found) for call, found in calls.items()]
 
 
 def _whole(call: Callable[[], Usage], count: int, rounds: int) -> list[Usage]:
@@ -171,10 +169,6 @@ def _file_of(key: str) -> str:
 
 
 # ---- Snakemake alone
-
-
-Job = tuple[str, list[str], list[str]]
-"""Rule, outputs, inputs."""
 
 
 def _jobs(project: Path) -> list[Job]:

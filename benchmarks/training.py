@@ -36,14 +36,14 @@ AFFINE = {
 
 
 def transforms_of(recipe: Mapping, augmentation: str, patch: list[int]) -> list[dict]:
-    """The recipe's transforms with its own augmentation (``intensity``), with ``none``, or with ``affine`` in its place."""
+    """The recipe's transforms with its own augmentation (``own``), with ``none``, or with ``affine`` in its place."""
     chain = json.loads(json.dumps(recipe["train"]["pre_transforms"]))
     by_name = {t["name"]: t["args"] for t in chain}
     by_name["RandSpatialCropd"]["roi_size"] = patch
     padded = by_name["SpatialPadd"]["spatial_size"]
     by_name["SpatialPadd"]["spatial_size"] = [max(sizes) for sizes in zip(padded, patch, strict=True)]
     first = [t["name"] for t in chain].index("RandSpatialCropd")
-    if augmentation == "intensity":
+    if augmentation == "own":
         return chain
     crop = {"name": "CenterSpatialCropd", "args": {"keys": ["image", "label"], "roi_size": patch}}
     affine = {"name": "RandAffined", "args": AFFINE}
@@ -127,7 +127,7 @@ def peers() -> dict[str, tuple[str, str]]:
 def contenders(task: dict, recipe: dict, threads: int) -> dict[str, tuple[str, dict, str]]:
     """Module, task and interpreter of each by name."""
     found = {"bare loop": ("bare", task, sys.executable)}
-    for augmentation in ("none", "intensity", "affine"):
+    for augmentation in ("none", "own", "affine"):
         transforms = transforms_of(recipe, augmentation, PATCH)
         settings = settings_of(recipe, transforms, threads)
         given = {**task, "pre_transforms": transforms, "settings": settings}
@@ -163,18 +163,29 @@ def compared(rounds: int, wanted: dict[str, tuple[str, dict, str]], folder: Path
 
 
 def table(found: list[Contender], samples: int) -> list[list]:
-    """A row each: samples a second, its ratio to the first's by the clock and by processor time, and memory beside it."""
-    bare = found[0]
+    """A row each: samples a second, its ratio to the first's by the clock and by processor time, ours to it, and memory."""
+    bare, by_name = found[0], {c.name: c for c in found}
     return [
         [
             c.name,
             f"{median(samples / s for s in c.seconds):.2f}",
             spread(ratios(bare.seconds, c.seconds)),
             spread(ratios(bare.cpu, c.cpu)),
+            spread(ratios(c.seconds, by_name[ours].seconds)) if (ours := _doing_the_same(c.name)) in by_name else "",
             f"{c.peak:.0f} ({c.peak / bare.peak:.2f})",
         ]
         for c in found
     ]
+
+
+def _doing_the_same(peer: str) -> str:
+    """Which of ours a peer is compared with: nnU-Net's own augmentation is affine for the most part."""
+    kind, _, augmentation = peer.partition(": ")
+    return {
+        "plain MONAI": f"Armarium: {augmentation}",
+        "ClinicaDL 2.0.0": "Armarium: none",
+        "nnU-Net v2": "Armarium: affine",
+    }.get(kind, "")
 
 
 COLUMNS = [
@@ -182,6 +193,7 @@ COLUMNS = [
     "samples/s",
     "to the bare loop, by the clock",
     "by processor time",
+    "Armarium's to this one's",
     "peak MiB (to the bare loop's)",
 ]
 
