@@ -598,6 +598,6 @@ def note_nothing_to_do():
 
 
 def note_if_nothing_ran():
-    """The same at the end of a call that planned all and had no job to run, or was not to run any."""
-    if workflow.scheduler is not None and (workflow.dryrun or not len(workflow.dag)):
+    """The same at the end of a call that planned all and had no job to run; after a dry run all jobs count as done."""
+    if workflow.scheduler is not None and not workflow.dryrun and not len(workflow.dag):
         note_nothing_to_do()
