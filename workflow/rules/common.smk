@@ -23,6 +23,7 @@ from armarium.errors import UserError
 from armarium.faults import in_words
 from armarium.formats import require_packages
 from armarium.grammar import class_name
+from armarium.groups import group_anew
 from armarium.held import give_back, held_products, hold
 from armarium.naming import CASE, CHECKPOINT, GROUP
 from armarium.origin import note_origin
@@ -98,10 +99,12 @@ if workflow.local_exec and "gpu" not in workflow.global_resources:
 def bundled(stage, *parts):
     """Which of a cluster's jobs a light rule's jobs go into: one for a stage of an archive, or of a split.
 
-    No job outside may stand between two inside. The stage is what a profile's group-components name.
+    No job outside may stand between two inside. The stage is what a profile's group-components name. On this machine
+    itself there is nothing to bundle.
     """
-    if not workflow.is_main_process:
+    if not workflow.is_main_process or workflow.local_exec:
         return None
+    group_anew()
 
     def group(wildcards):
         # A path's separators may be in no job's name.
