@@ -44,13 +44,16 @@ def test_where_there_is_no_gpu_it_is_said(monkeypatch, capsys):
     assert "skipped, torch sees no CUDA device" in told.err and not told.out
 
 
-def test_ratios_are_of_the_same_round_and_to_the_first():
-    bare, other = (
+def test_ratios_are_of_the_same_round_to_the_first_and_of_ours_to_a_peer():
+    found = [
         training.Contender(name, None, seconds, cpu, peak)
         for name, seconds, cpu, peak in [
-            ("bare", [1.0, 2.0, 4.0], [1, 1, 1], 100),
-            ("other", [2.0, 2.0, 5.0], [2, 2, 2], 130),
+            ("bare loop", [1.0, 2.0, 4.0], [1, 1, 1], 100),
+            ("Armarium: none", [1.0, 1.0, 5.0], [1, 1, 1], 110),
+            ("plain MONAI: none", [2.0, 2.0, 5.0], [2, 2, 2], 130),
         ]
-    )
-    rows = training.table([bare, other], samples=10)
-    assert rows[1] == ["other", "5.00", "0.800 (0.500 to 1.000)", "0.500 (0.500 to 0.500)", "130 (1.30)"]
+    ]
+    _, ours, peer = training.table(found, samples=10)
+    to_bare = ["5.00", "0.800 (0.500 to 1.000)", "0.500 (0.500 to 0.500)"]
+    assert peer == ["plain MONAI: none", *to_bare, "2.000 (1.000 to 2.000)", "130 (1.30)"]
+    assert ours[4] == ""
