@@ -9,9 +9,17 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 from tabulate import tabulate
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's, in which ``benchmarks`` and ``armarium`` are found from any folder."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPO / "workflow"), str(REPO)]), **more}
 
 
 def alternately(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

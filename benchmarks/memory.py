@@ -11,9 +11,8 @@ import threading
 import time
 from pathlib import Path
 
-from .measuring import show, whole_process
+from .measuring import REPO, environment, show, whole_process
 
-REPO = Path(__file__).resolve().parents[1]
 SHAPE, CASES = (512, 512, 800), 100_000
 
 
@@ -29,8 +28,8 @@ def measure(rounds: int) -> None:
 
 def _large_volume(folder: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.large_volume", str(folder)]
-    whole_process([*command, *map(str, SHAPE)], cwd=REPO, env=_environment())
-    used = whole_process(command, cwd=REPO, env=_environment())
+    whole_process([*command, *map(str, SHAPE)], cwd=REPO, env=environment())
+    used = whole_process(command, cwd=REPO, env=environment())
     found = json.loads(used.output.splitlines()[-1])
     voxels = SHAPE[0] * SHAPE[1] * SHAPE[2]
     show(
@@ -49,7 +48,7 @@ def _many_cases(folder: Path) -> None:
     for task in ("segmentation", "classification"):
         place = folder / task
         made = [sys.executable, "-m", "benchmarks.many_cases", str(place), str(CASES), task]
-        whole_process(made, cwd=REPO, env=_environment())
+        whole_process(made, cwd=REPO, env=environment())
         for step in ("check-data", "split-data"):
             wall, cpu, peak = watched([sys.executable, "-m", "armarium", step, "archives/many"], place)
             rows.append([task, step, f"{peak / 1e9:.2f}", f"{wall:.0f}", f"{cpu:.0f}", f"{CASES / wall:.0f}"])
@@ -64,7 +63,7 @@ def watched(command: list[str], folder: Path) -> tuple[float, float, float]:
     with subprocess.Popen(
         command,
         cwd=folder,
-        env=_environment(),
+        env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -109,11 +108,7 @@ def _size(folder: Path) -> None:
         said = whole_process(
             [sys.executable, "-m", "armarium", "compact", "archives/demo", *options],
             cwd=str(folder),
-            env=_environment(),
+            env=environment(),
         )
         rows.append([name, said.output.strip()])
     show("The demo's archive", ["", "armarium compact says"], rows)
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPO / "workflow"), str(REPO)])}

@@ -18,9 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from .measuring import alternately, ratios, show, spread
+from .measuring import REPO, alternately, environment, ratios, show, spread
 
-REPO = Path(__file__).resolve().parents[1]
 RECIPE = REPO / "config/recipes/hippocampus/config"
 CASES = int(os.environ.get("CASES", 40))
 """Of an epoch; the more, the less its end weighs: a state is saved after each."""
@@ -66,7 +65,7 @@ class Contender:
         path.write_text(json.dumps(task))
         said = open(path.with_suffix(".log"), "w+")  # noqa: SIM115 - the process writes there as long as it lives
         command = [python, "-m", f"{__package__}.contenders.{module}", str(path)]
-        env = {**os.environ, "PYTHONPATH": f"{REPO}:{REPO / 'workflow'}", "OMP_NUM_THREADS": str(task["threads"])}
+        env = environment(OMP_NUM_THREADS=str(task["threads"]))
         pipe = subprocess.PIPE
         contender = cls(name, subprocess.Popen(command, cwd=folder, env=env, stdin=pipe, stdout=pipe, stderr=said))
         contender.log = path.with_suffix(".log")
@@ -143,8 +142,9 @@ def prepared(folder: Path, task: dict) -> dict:
     path = folder / "data.json"
     task = {**task, "tensors": str(folder / "tensors.pt"), "described": str(folder / "cases.json")}
     path.write_text(json.dumps(task))
-    env = {**os.environ, "PYTHONPATH": f"{REPO}:{REPO / 'workflow'}"}
-    subprocess.run([sys.executable, "-m", f"{__package__}.contenders.data", str(path)], check=True, cwd=folder, env=env)
+    subprocess.run(
+        [sys.executable, "-m", f"{__package__}.contenders.data", str(path)], check=True, cwd=folder, env=environment()
+    )
     return {**task, "cases": json.loads((folder / "cases.json").read_text())}
 
 
